@@ -1,0 +1,147 @@
+"""A checkpoint is a directory that describes itself: weights as safetensors, everything else as JSON. Nothing is unpickled.
+
+checkpoint.json holds the model's name and options, the AUs, the input geometry, the landmarker that found the faces, the
+label statistics, the recipe and where it all came from; whoever loads it needs no params.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from aupipe.config import InputSpec, build, to_json
+from aupipe.facs import AUSet
+from aupipe.models import build_model
+from aupipe.schema import ConfigError, DataError, LabelStats
+
+WEIGHTS, DESCRIPTION, STATE, STATE_DESCRIPTION = "model.safetensors", "checkpoint.json", "state.safetensors", "state.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """What a checkpoint says of itself. `landmarker` is {name, fingerprint}; `provenance` is free, JSON-able."""
+
+    model: dict[str, Any]
+    aus: tuple[int, ...]
+    input: InputSpec
+    landmarker: dict[str, Any]
+    stats: dict[str, Any]
+    recipe: str = ""
+    corpus: str = ""
+    fold: str = ""
+    subjects: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def au_set(self) -> AUSet:
+        return AUSet(self.aus)
+
+    def new_model(self) -> nn.Module:
+        """A model of this kind with fresh weights."""
+        return build_model(self.model["name"], self.model, self.au_set, LabelStats.from_json(self.stats))
+
+
+def save_checkpoint(directory: Path, model: nn.Module, description: Description) -> None:
+    """Write a checkpoint; the directory appears whole or not at all, and replaces an older one."""
+    with _new_directory(directory) as temporary:
+        _write_model(temporary, model, description)
+
+
+def load_checkpoint(directory: Path) -> tuple[nn.Module, Description]:
+    """The model, in eval mode, and its description. Raises DataError for a directory that is no whole checkpoint."""
+    description = load_description(directory)
+    model = description.new_model()
+    _load_weights(model, directory / WEIGHTS)
+    return model.eval(), description
+
+
+def load_description(directory: Path) -> Description:
+    try:
+        values = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
+        return build(Description, values, str(directory / DESCRIPTION))
+    except FileNotFoundError:
+        raise DataError(f"{directory} is no checkpoint: it has no {DESCRIPTION}; train one with `dvc repro`") from None
+    except (ValueError, ConfigError) as error:
+        raise DataError(f"{directory} is a damaged checkpoint or of another version: {error}") from None
+
+
+def save_state(
+    directory: Path, model: nn.Module, description: Description, optimiser: torch.optim.Optimizer, progress: dict[str, Any]
+) -> None:
+    """A checkpoint with what training needs to go on: the optimiser's state and JSON-able `progress`."""
+    with _new_directory(directory) as temporary:
+        _write_model(temporary, model, description)
+        state = optimiser.state_dict()
+        tensors = {
+            f"{parameter}.{name}": torch.as_tensor(value).contiguous()
+            for parameter, values in state["state"].items()
+            for name, value in values.items()
+            if value is not None  # SGD without momentum keeps a None
+        }
+        save_file(tensors, temporary / STATE)
+        text = json.dumps({"param_groups": to_json(state["param_groups"]), "progress": progress})
+        (temporary / STATE_DESCRIPTION).write_text(text, encoding="utf-8")
+
+
+def load_progress(directory: Path) -> dict[str, Any] | None:
+    """The `progress` of a state directory, None where there is no state."""
+    path = directory / STATE_DESCRIPTION
+    return json.loads(path.read_text(encoding="utf-8"))["progress"] if path.exists() else None
+
+
+def load_weights(directory: Path, model: nn.Module) -> None:
+    """Put the weights of a checkpoint or state directory into a model of the same kind."""
+    _load_weights(model, directory / WEIGHTS)
+
+
+def load_optimiser(directory: Path, optimiser: torch.optim.Optimizer) -> None:
+    """Put the saved state into an optimiser over the same parameters."""
+    groups = json.loads((directory / STATE_DESCRIPTION).read_text(encoding="utf-8"))["param_groups"]
+    state: dict[int, dict[str, Any]] = {}
+    for key, tensor in load_file(directory / STATE).items():
+        parameter, name = key.split(".", 1)
+        state.setdefault(int(parameter), {})[name] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+class _new_directory:
+    """Context manager: fill a neighbour of `directory`, which takes its place when the block ends without an error."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.temporary.mkdir(parents=True)
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            # A directory cannot replace a filled one in one step; a reader sees the old one, none, or the new one.
+            shutil.rmtree(self.directory, ignore_errors=True)
+            os.replace(self.temporary, self.directory)
+        else:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+def _write_model(directory: Path, model: nn.Module, description: Description) -> None:
+    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, directory / WEIGHTS)
+    (directory / DESCRIPTION).write_text(json.dumps(to_json(description), indent=1) + "\n", encoding="utf-8")
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"the weights in {path} are missing, damaged or of another model: {reason}") from None

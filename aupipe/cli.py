@@ -1,0 +1,69 @@
+"""The `aupipe` command, for people: AUs out of a video, and the files that the package needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aupipe.config import errors_as_sentences, load_params
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.progress import Progress
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.command()
+def predict(
+    video: Annotated[Path, typer.Argument(help="any video that FFmpeg can read")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write, one row per frame")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="models:/NAME@ALIAS, or a checkpoint folder; by default the first experiment's candidate"),
+    ] = None,
+) -> None:
+    """Write the AUs of every frame of a video: AUxx_p is a probability, AUxx_c is 1 from 0.5 on, empty without a face."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from aupipe.predictor import write_csv
+    from aupipe.tracking import load_predictor
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True) as bar:
+        predictor = load_predictor(model or _default_model())
+        rows = write_csv(predictor.stream(video, _advance(bar, video.name)), output)
+    console.print(f"{output}: {rows} frames")
+
+
+@app.command()
+def assets() -> None:
+    """Fetch the head meshes and the face models that the package works with, once; nothing to do if they are there."""
+    from aupipe import assets as room
+
+    room.fetch(progress=lambda text: typer.echo(text, err=True))
+    for asset in room.provenance():
+        typer.echo(f"{asset['name']} {asset['version']} ({asset['licence']})")
+
+
+def _default_model() -> str:
+    """The candidate of the first recipe and corpus of params.yaml's experiment."""
+    from aupipe.tracking import model_name
+
+    experiment = load_params().experiment
+    return f"models:/{model_name(experiment.corpora[0], experiment.recipes[0])}@candidate"
+
+
+def _advance(bar: Progress, title: str) -> Callable[[int, int | None], None]:
+    task = bar.add_task(title, total=None)
+    return lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def main() -> None:
+    """Entry point: exit code 2 and one sentence for a user's error."""
+    with errors_as_sentences():
+        app()

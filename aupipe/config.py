@@ -1,0 +1,366 @@
+"""params.yaml → frozen dataclasses. What can change a number is here; addresses and counts of workers are not.
+
+An unknown key or a value of the wrong type is a ConfigError that names the key and, for a typo, the nearest one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import sys
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+
+from aupipe.facs import AUSet
+from aupipe.schema import ConfigError, DataError
+
+PACKAGE = Path(__file__).parent
+ALIGN_SIZE = {"face200": 200, "face112": 112}  # aligned faces, pixels on a side
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputSpec:
+    """Which aligned face a model reads and the square that is cut from it: at random in training, central otherwise."""
+
+    align: str = "face200"
+    crop: int = 176
+
+    def __post_init__(self) -> None:
+        if self.align not in ALIGN_SIZE:
+            raise ConfigError(f"unknown alignment '{self.align}' in an input; known are {', '.join(ALIGN_SIZE)}")
+        if not 0 < self.crop <= ALIGN_SIZE[self.align]:
+            largest = ALIGN_SIZE[self.align]
+            raise ConfigError(f"a crop of {self.crop} pixels does not fit into {self.align}; give 1 to {largest}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipConfig:
+    """Windows of a session: `frames` of them `interval` frames apart, a new window every `stride` frames."""
+
+    frames: int
+    stride: int
+    interval: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.stride, self.interval) < 1:
+            raise ConfigError("a clip's frames, stride and interval must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """`weighting`: none · inverse_rate (STRAL eq. 1) · positive (ABAW eq. 4). `attention_l1`: λ of STRAL eq. 3."""
+
+    weighting: str = "none"
+    attention_l1: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.weighting not in ("none", "inverse_rate", "positive"):
+            raise ConfigError(f"unknown loss weighting '{self.weighting}'; known are none, inverse_rate, positive")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimiserConfig:
+    """`decay` multiplies the learning rate every `decay_every` epochs."""
+
+    name: str
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    decay: float = 1.0
+    decay_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.name not in ("adam", "adamw", "sgd"):
+            raise ConfigError(f"unknown optimiser '{self.name}'; known are adam, adamw, sgd")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseConfig:
+    """Part of a training with its own optimiser. `batch` counts clips per step over all workers together."""
+
+    name: str
+    epochs: int
+    batch: int
+    optimiser: OptimiserConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """One row of a paper's table: model, input, clip, loss and phases, and where in which paper it stands."""
+
+    model: dict[str, Any]
+    input: InputSpec
+    clip: ClipConfig
+    loss: LossConfig = field(default_factory=LossConfig)
+    phases: tuple[PhaseConfig, ...]
+    precision: str = "fp32"
+    paper: str = ""
+    section: str = ""
+    cost: str = ""
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "bf16"):
+            raise ConfigError(f"unknown precision '{self.precision}'; known are fp32, bf16")
+        if not self.phases:
+            raise ConfigError("a recipe needs at least one phase")
+        name, folder = self.model.get("name"), PACKAGE / "models"
+        known = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+        if name not in known:
+            raise ConfigError(f"unknown model '{name}' in a recipe; known are {', '.join(known)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyntheticConfig:
+    """What the generator renders: people × sessions × seconds, at `fps`, in portrait frames `size` pixels high."""
+
+    subjects: int
+    sessions: int
+    seconds: float
+    fps: float = 25.0
+    size: int = 256
+    uncoded: int = 2  # frames before the coded span, which have an image and no labels
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.subjects, self.sessions, self.seconds, self.fps) <= 0 or self.size < 64 or self.uncoded < 0:
+            raise ConfigError("a synthetic corpus needs positive subjects, sessions, seconds and fps, and a size ≥ 64")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoldConfig:
+    """Subject-exclusive folds: the layout's published partition, or `k` drawn ones; `val` is held out of each train side."""
+
+    published: bool = True
+    k: int = 3
+    val_fraction: float = 1 / 6
+
+    def __post_init__(self) -> None:
+        if self.k < 2 or not 0 < self.val_fraction < 1:
+            raise ConfigError("folds need k ≥ 2 and a val_fraction between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corpus:
+    """A corpus on disk: its layout, the AUs it codes, where its landmarks come from and how its faces are aligned."""
+
+    layout: str
+    aus: str | tuple[int, ...]
+    landmarks: str = "blazemesh"
+    align: tuple[str, ...] = ("face200",)
+    jpeg_quality: int = 95
+    max_bad_fraction: float = 0.05
+    licence: str = ""
+    folds: FoldConfig = field(default_factory=FoldConfig)
+    synthetic: SyntheticConfig | None = None
+
+    def __post_init__(self) -> None:
+        AUSet.named(self.aus)
+        unknown = [a for a in self.align if a not in ALIGN_SIZE]
+        if unknown or not self.align:
+            raise ConfigError(f"unknown alignment {unknown} of a corpus; known are {', '.join(ALIGN_SIZE)}")
+        if self.landmarks != "blazemesh":
+            raise ConfigError(f"unknown source of landmarks '{self.landmarks}'; known is blazemesh")
+
+    @property
+    def au_set(self) -> AUSet:
+        return AUSet.named(self.aus)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """What `dvc repro` runs: every recipe on every corpus and fold named here."""
+
+    recipes: tuple[str, ...]
+    corpora: tuple[str, ...]
+    folds: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Params:
+    seed: int
+    experiment: Experiment
+    corpora: dict[str, Corpus]
+    recipes: dict[str, Recipe]
+
+    def corpus(self, name: str) -> Corpus:
+        return _pick(self.corpora, name, "corpus", "corpora")
+
+    def recipe(self, name: str) -> Recipe:
+        return _pick(self.recipes, name, "recipe", "recipes")
+
+
+def load_params(path: str | Path = "params.yaml", overrides: Iterable[str] = ()) -> Params:
+    """Read and check `path`. Overrides look like "recipes.stral.model.temporal_kernel=3"; their values are YAML.
+
+    Recipes come with their bases resolved. Raises ConfigError for an unreadable file, an unknown key or a wrong type.
+    """
+    values = read_yaml(Path(path))
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no mapping; compare it with params.yaml of the repository")
+    for override in overrides:
+        _apply(values, override)
+    recipes = values.get("recipes")
+    if isinstance(recipes, dict):
+        values["recipes"] = {name: _resolve(recipes, name, ()) for name in recipes}
+    params: Params = build(Params, values, str(path))
+    for kind, chosen, known in (
+        ("recipes", params.experiment.recipes, params.recipes),
+        ("corpora", params.experiment.corpora, params.corpora),
+    ):
+        for name in chosen:
+            _pick(known, name, kind[:-1] if kind == "recipes" else "corpus", f"experiment.{kind}")
+    return params
+
+
+def read_yaml(path: Path) -> Any:
+    """The one place where YAML is read, always by the safe loader. Raises ConfigError if it is absent or malformed."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist here; run the command in the repository's root") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+
+
+def build(cls: Any, values: Any, where: str) -> Any:
+    """Make the dataclass `cls` of plain values, checking every key and type. `where` names the place in messages."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected a mapping, got {values!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"{where}: unknown key '{key}'{_nearest(str(key), fields)}")
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise ConfigError(f"{where}: the key '{name}' is missing")
+    hints = typing.get_type_hints(cls)
+    try:
+        return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+    except ConfigError as error:
+        known_place = str(error).startswith(where)
+        raise ConfigError(str(error) if known_place else f"{where}: {error}") from None
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, where)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        wanted = [a for a in args if a is not type(None)]
+        matching = [a for a in wanted if (get_origin(a) is tuple) == isinstance(value, list)] or wanted
+        return _convert(matching[0], value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a mapping, got {value!r}")
+        return {k: v if args[1] is Any else _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def _resolve(recipes: dict[str, Any], name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    """A recipe with its `base` merged in, key by key; lists and scalars replace."""
+    if name in seen:
+        raise ConfigError(f"recipes: the bases {' → '.join((*seen, name))} form a circle")
+    if name not in recipes:
+        raise ConfigError(f"recipes.{seen[-1]}: unknown base '{name}'{_nearest(name, recipes)}")
+    own = recipes[name]
+    if not isinstance(own, dict):
+        raise ConfigError(f"recipes.{name}: expected a mapping, got {own!r}")
+    own = dict(own)
+    base = own.pop("base", None)
+    return own if base is None else _merge(_resolve(recipes, base, (*seen, name)), own)
+
+
+def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    both = {k: _merge(base[k], v) for k, v in own.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return {**base, **own, **both}
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"the override '{override}' is not of the form some.key=value")
+    *parents, last = path.strip().split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"the override '{override}' goes through '{parent}', which is no mapping")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"the value of the override '{override}' is not readable YAML") from None
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = [str(k) for k in known]
+    close = difflib.get_close_matches(name, names, 1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(names)}"
+
+
+def _pick(table: dict[str, Any], name: str, kind: str, where: str) -> Any:
+    if name not in table:
+        raise ConfigError(f"unknown {kind} '{name}' in {where} of params.yaml{_nearest(name, table)}")
+    return table[name]
+
+
+def to_json(value: Any) -> Any:
+    """Dataclasses, tuples and paths as plain JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def fingerprint(value: Any, files: Iterable[Path] = ()) -> str:
+    """sha256 over a JSON-able value and the bytes of files: the key under which a finished piece of work is kept."""
+    digest = hashlib.sha256(json.dumps(to_json(value), sort_keys=True).encode())
+    for file in sorted(files):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def code(*rooms: str) -> list[Path]:
+    """The source files of the named modules or folders of the package: code("align", "datasets")."""
+    files: list[Path] = []
+    for room in rooms:
+        module = PACKAGE / f"{room}.py"
+        files += [module] if module.exists() else sorted((PACKAGE / room).glob("*.py"))
+    return files
+
+
+def raw_root(corpus: str) -> Path:
+    """Where a corpus's raw tree lies: $AUPIPE_RAW/<corpus>, by default data/raw/<corpus>."""
+    return Path(os.environ.get("AUPIPE_RAW", "data/raw")) / corpus
+
+
+@contextlib.contextmanager
+def errors_as_sentences() -> Iterator[None]:
+    """The manners of every command: a user's error is one sentence on stderr and exit code 2, never a traceback."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        print(f"aupipe: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,202 @@
+"""What every table on disk and every batch in memory looks like, and the two errors a user can meet.
+
+Shape letters, used as suffixes of array names throughout the package:
+B clips · T frames · C channels · H W pixels · h w attention map · M AUs · K landmarks · D width · N any frames
+
+Labels are null on disk and a mask in memory: a corpus's own codes for "not coded" (9, −1, 999) end in its reader.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from aupipe.facs import AUSet
+
+
+logger = logging.getLogger(__name__)
+
+
+class ConfigError(Exception):
+    """The user asked for something that cannot be: one sentence with what, where and the next command."""
+
+
+class DataError(Exception):
+    """A file is missing, damaged or not what it should be: one sentence with what, where and the next command."""
+
+
+# One row for every frame that has a label or an image; these say what became of it.
+OK, NO_FACE, BAD_LANDMARKS, UNREADABLE, MISSING = STATUSES = ("ok", "no_face", "bad_landmarks", "unreadable", "missing")
+
+ROW_GROUP = 64  # frames: a random clip of 48 then costs at most two row groups
+
+_FRAME_FIELDS = [
+    pa.field("subject", pa.string(), nullable=False),
+    pa.field("session", pa.string(), nullable=False),
+    pa.field("frame", pa.int32(), nullable=False),  # the number in the corpus's label file
+]
+
+
+def _label_fields(aus: AUSet) -> list[pa.Field]:
+    return [pa.field(c, pa.int8()) for c in aus.columns] + [pa.field(c, pa.float32()) for c in aus.intensity_columns]
+
+
+def inventory_schema() -> pa.Schema:
+    """Every file under a raw root: path relative to it (POSIX separators), bytes, modification time in ns."""
+    return pa.schema([("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64())])
+
+
+def manifest_schema(aus: AUSet) -> pa.Schema:
+    """One row per frame: `source` is the image's path relative to the raw root, null where there is none."""
+    return pa.schema([*_FRAME_FIELDS, pa.field("source", pa.string()), *_label_fields(aus)])
+
+
+def shard_schema(aus: AUSet, alignments: tuple[str, ...]) -> pa.Schema:
+    """One row per frame of one session: status, confidence of the landmarks, one JPEG and warp per alignment, labels.
+
+    `landmarks` are the 49 points (x, y interleaved) in source pixels; `<align>_warp` the 2×3 map from source to aligned
+    pixels in row-major order. Both are null, like the JPEG, where status is not ok.
+    """
+    faces = []
+    for align in alignments:
+        faces += [pa.field(align, pa.binary()), pa.field(f"{align}_warp", pa.list_(pa.float32(), 6))]
+    return pa.schema(
+        [
+            *_FRAME_FIELDS,
+            pa.field("source", pa.string()),
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("confidence", pa.float32()),
+            pa.field("landmarks", pa.list_(pa.float32(), 98)),
+            *faces,
+            *_label_fields(aus),
+        ]
+    )
+
+
+def predictions_schema(aus: AUSet) -> pa.Schema:
+    """One row per evaluated frame: truth `AUxx_c`, null if not coded, and probability `AUxx_p`, null without a face."""
+    truth = [pa.field(c, pa.int8()) for c in aus.columns]
+    ours = [pa.field(c, pa.float32()) for c in aus.probability_columns]
+    return pa.schema([*_FRAME_FIELDS, pa.field("status", pa.string(), nullable=False), *truth, *ours])
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Clips as they travel to the device: whole aligned faces, uint8, with the crop still to be taken there.
+
+    frames_BTHWC uint8 RGB · labels_BTM float32 (0 where masked) · mask_BTM bool · crop_B2 int (top, left) ·
+    mirror_B bool · clip_B the row of the clip plan · real_BT bool, False for frames that only fill a short clip.
+    """
+
+    frames_BTHWC: NDArray[np.uint8]
+    labels_BTM: NDArray[np.float32]
+    mask_BTM: NDArray[np.bool_]
+    crop_B2: NDArray[np.int64]
+    mirror_B: NDArray[np.bool_]
+    clip_B: NDArray[np.int64]
+    real_BT: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelStats:
+    """What a model may know of the labels: the train side's rates, correlations and counts of coded frames."""
+
+    rate_M: NDArray[np.float64]
+    pearson_MM: NDArray[np.float64]
+    n_M: NDArray[np.int64]
+
+    def to_json(self) -> dict[str, Any]:
+        # JSON has no NaN: an undefined correlation travels as null.
+        pearson = [[None if np.isnan(r) else float(r) for r in row] for row in self.pearson_MM]
+        return {"rate": self.rate_M.tolist(), "pearson": pearson, "n": self.n_M.tolist()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> LabelStats:
+        pearson = [[np.nan if r is None else r for r in row] for row in values["pearson"]]
+        return cls(np.array(values["rate"], float), np.array(pearson, float), np.array(values["n"], np.int64))
+
+
+def au_weights(rate_M: NDArray[np.floating]) -> NDArray[np.float64]:
+    """STRAL eq. 1: w_j = (1/o_j) / Σ_k (1/o_k), which sums to 1. An AU without a positive gets weight 0.
+
+    Raises DataError if no AU has a positive.
+    """
+    rate = np.asarray(rate_M, float)
+    seen = rate > 0
+    if not seen.any():
+        raise DataError("no AU has a positive on the train side, so nothing can be learned; check the labels and the fold")
+    if not seen.all():
+        logger.warning("AUs at positions %s have no positive on the train side: weight 0", np.flatnonzero(~seen).tolist())
+    inverse = np.divide(1.0, rate, out=np.zeros_like(rate), where=seen)
+    return inverse / inverse.sum()
+
+
+class replacing:
+    """Context manager: write to a neighbour of `path`, which takes its name only if the block ends without an error."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            os.replace(self.temporary, self.path)
+        else:
+            self.temporary.unlink(missing_ok=True)
+
+
+def write_table(table: pa.Table, path: Path, **options: Any) -> None:
+    """Write Parquet in small row groups; the file appears whole or not at all. The same table gives the same bytes."""
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, row_group_size=ROW_GROUP, **options)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write UTF-8 text; the file appears whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def inside(root: Path, relative: str) -> Path:
+    """`root / relative`, refused with a DataError if it would lie outside `root`."""
+    path = root / relative
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"the path '{relative}' leads out of {root}; rebuild the manifest with `dvc repro manifest`")
+    return path
+
+
+def label_arrays(table: pa.Table, aus: AUSet) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Occurrence labels (N, M) float32 with 0 where not coded, and the mask (N, M) that says where they are coded."""
+    columns = [table[c].combine_chunks() for c in aus.columns]
+    labels = [c.fill_null(0).to_numpy(zero_copy_only=False) for c in columns]
+    masks = [c.is_valid().to_numpy(zero_copy_only=False) for c in columns]
+    return np.stack(labels, 1).astype(np.float32), np.stack(masks, 1)
+
+
+def iter_sessions(manifest: pa.Table) -> Iterator[pa.Table]:
+    """The consecutive slices of a manifest that hold one session each."""
+    if manifest.num_rows == 0:
+        return
+    keys = np.char.add(
+        np.char.add(manifest["subject"].to_numpy(zero_copy_only=False).astype(str), "/"),
+        manifest["session"].to_numpy(zero_copy_only=False).astype(str),
+    )
+    starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
+    for start, stop in zip(starts, np.r_[starts[1:], len(keys)], strict=True):
+        yield manifest.slice(int(start), int(stop - start))

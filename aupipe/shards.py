@@ -1,0 +1,239 @@
+"""Session shards: one Parquet file per session with aligned faces as JPEG, labels, status and the warp of each face.
+
+Every frame of the manifest gets its row, whatever becomes of it. Finished sessions carry a key in a sidecar file, so that
+an interrupted build goes on where it was and gives the same bytes in the end; the index is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aupipe import schema
+from aupipe.align import align
+from aupipe.config import Corpus, code, fingerprint
+from aupipe.landmarks import load_landmarker
+from aupipe.schema import DataError, inside, iter_sessions, write_table, write_text
+from aupipe.video import read_image
+
+logger = logging.getLogger(__name__)
+
+INDEX = "index.json"
+Map = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTask:
+    """What a worker needs to build one shard; `target` has no suffix (.parquet and .key are added)."""
+
+    manifest: pa.Table
+    raw: Path
+    target: Path
+    corpus: Corpus
+    key: str
+
+
+def build(
+    manifest: pa.Table,
+    inventory: pa.Table,
+    raw: Path,
+    out: Path,
+    corpus: Corpus,
+    *,
+    map: Map | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Write `out/<subject>/<session>.parquet` for every session of the manifest, then `out/index.json`; return the index.
+
+    `map(function, tasks)` runs the sessions, results in any order: all cores by default, a cluster with
+    `stream.map_sessions`. Raises DataError if more than `corpus.max_bad_fraction` of the frames give no face.
+    """
+    landmarker = load_landmarker(corpus.landmarks)
+    base = fingerprint(
+        [corpus.aus, corpus.align, corpus.jpeg_quality, landmarker.name, landmarker.fingerprint],
+        code("shards", "align", "landmarks", "video"),
+    )
+    files = dict(zip(inventory["path"].to_pylist(), zip_columns(inventory, "size", "mtime_ns"), strict=True))
+    tasks = [_task(rows, raw, out, corpus, base, files) for rows in iter_sessions(manifest)]
+    entries = {task.target: entry for task in tasks if (entry := _finished(task)) is not None}
+    pending = [task for task in tasks if task.target not in entries]
+    if progress:
+        progress(len(entries), len(tasks))
+    for target, entry in (map or _all_cores)(build_session, pending) if pending else ():
+        entries[Path(target)] = entry
+        if progress:
+            progress(len(entries), len(tasks))
+    _remove_strangers(out, {task.target for task in tasks})
+    index = {
+        "aus": list(corpus.au_set),
+        "align": list(corpus.align),
+        "landmarker": {"name": landmarker.name, "fingerprint": landmarker.fingerprint},
+        "sessions": [entries[task.target] for task in tasks],
+    }
+    _check_budget(index, corpus.max_bad_fraction, out)
+    write_text(json.dumps(index, indent=1) + "\n", out / INDEX)
+    return index
+
+
+def load_index(shards: Path) -> dict[str, Any]:
+    """The index of a finished folder of shards. Raises DataError where there is none."""
+    try:
+        return json.loads((shards / INDEX).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{shards} holds no finished shards; run `dvc repro shards`") from None
+
+
+def build_session(task: SessionTask) -> tuple[str, dict[str, Any]]:
+    """Read, find, align and encode the faces of one session; write its shard and then its sidecar."""
+    cv2.setNumThreads(1)  # the sessions run side by side: threads inside one would only fight
+    rows = [_face_row(source, task) for source in task.manifest["source"].to_pylist()]
+    layout = schema.shard_schema(task.corpus.au_set, task.corpus.align)
+    given = task.manifest.column_names
+    columns = {name: task.manifest[name] if name in given else [r.get(name) for r in rows] for name in layout.names}
+    table = pa.table(columns, schema=layout)
+    path = task.target.with_suffix(".parquet")
+    # JPEG bytes do not compress further, and statistics or dictionaries over them only cost.
+    write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
+    entry = _entry(table, task)
+    sidecar = {"key": task.key, "sha256": _sha256(path), "entry": entry}
+    write_text(json.dumps(sidecar), task.target.with_suffix(".key"))
+    return str(task.target), entry
+
+
+def _face_row(source: str | None, task: SessionTask) -> dict[str, Any]:
+    if source is None:
+        return {"status": schema.MISSING}
+    try:
+        image = read_image(inside(task.raw, source))
+    except FileNotFoundError:
+        return {"status": schema.MISSING}
+    except DataError as error:
+        logger.warning("%s", error)
+        return {"status": schema.UNREADABLE}
+    face = load_landmarker(task.corpus.landmarks).find_face(image)
+    if face is None:
+        return {"status": schema.NO_FACE}
+    row: dict[str, Any] = {"confidence": face.confidence}
+    try:
+        for name in task.corpus.align:
+            aligned = align(name, image, face.landmarks)
+            row[name] = encode_jpeg(aligned.image, task.corpus.jpeg_quality)
+            row[f"{name}_warp"] = aligned.warp.astype(np.float32).ravel()
+    except DataError:
+        return {"status": schema.BAD_LANDMARKS}
+    return {**row, "status": schema.OK, "landmarks": face.landmarks.astype(np.float32).ravel()}
+
+
+def encode_jpeg(image_HWC: np.ndarray, quality: int) -> bytes:
+    """RGB uint8 → JPEG bytes."""
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise DataError(f"an image of shape {image_HWC.shape} could not be encoded as JPEG")
+    return data.tobytes()
+
+
+def _entry(table: pa.Table, task: SessionTask) -> dict[str, Any]:
+    """What the planner needs of a session: its rows, its gaps, and which rows can be learned from."""
+    frames = table["frame"].to_numpy()
+    _, mask = schema.label_arrays(table, task.corpus.au_set)
+    ok = np.array([status == schema.OK for status in table["status"].to_pylist()])
+    gaps = np.flatnonzero(np.diff(frames) != 1) + 1
+    starts = np.r_[0, gaps]
+    return {
+        "path": f"{task.target.parent.name}/{task.target.name}.parquet",
+        "subject": table["subject"][0].as_py(),
+        "session": table["session"][0].as_py(),
+        "rows": table.num_rows,
+        "status": dict(Counter(table["status"].to_pylist())),
+        "runs": np.stack([starts, np.diff(np.r_[starts, len(frames)])], 1).tolist(),
+        "usable": _runs(ok & mask.any(1)),
+    }
+
+
+def _runs(flags: np.ndarray) -> list[list[int]]:
+    """[start, length] of every stretch of True."""
+    edges = np.flatnonzero(np.diff(np.r_[0, flags.astype(np.int8), 0]))
+    return np.stack([edges[::2], edges[1::2] - edges[::2]], 1).tolist()
+
+
+def zip_columns(table: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
+    """The rows of some columns as plain tuples."""
+    return zip(*(table[name].to_pylist() for name in names), strict=True)
+
+
+def _task(rows: pa.Table, raw: Path, out: Path, corpus: Corpus, base: str, files: dict[str, tuple[int, int]]) -> SessionTask:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows.combine_chunks())
+    inputs = [files.get(source) for source in rows["source"].to_pylist()]
+    key = fingerprint([base, hashlib.sha256(sink.getvalue()).hexdigest(), inputs])
+    target = out / rows["subject"][0].as_py() / rows["session"][0].as_py()
+    inside(out, f"{target.parent.name}/{target.name}")
+    return SessionTask(rows, raw, target, corpus, key)
+
+
+def _finished(task: SessionTask) -> dict[str, Any] | None:
+    """The index entry of a session that was built from the same inputs by the same code, and is still whole."""
+    try:
+        sidecar = json.loads(task.target.with_suffix(".key").read_text(encoding="utf-8"))
+        whole = sidecar["key"] == task.key and sidecar["sha256"] == _sha256(task.target.with_suffix(".parquet"))
+    except (OSError, ValueError, KeyError):
+        return None
+    return sidecar["entry"] if whole else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove_strangers(out: Path, targets: set[Path]) -> None:
+    """Shards of sessions that the manifest no longer has; only files that carry our sidecar are touched."""
+    for sidecar in out.glob("*/*.key"):
+        if sidecar.with_suffix("") not in targets:
+            sidecar.with_suffix(".parquet").unlink(missing_ok=True)
+            sidecar.unlink()
+
+
+def _check_budget(index: dict[str, Any], budget: float, out: Path) -> None:
+    total: Counter[str] = Counter()
+    for entry in index["sessions"]:
+        total.update(entry["status"])
+    logger.info("%s: %d sessions, frames %s", out, len(index["sessions"]), dict(total))
+    bad = sum(n for status, n in total.items() if status != schema.OK)
+    if bad > budget * total.total():
+        counts = ", ".join(f"{n} {status}" for status, n in total.items())
+        raise DataError(
+            f"{out}: {bad} of {total.total()} frames gave no aligned face ({counts}), more than max_bad_fraction "
+            f"= {budget}; look at the sessions' sidecars in {out}, then mend the corpus or raise the budget in params.yaml"
+        )
+
+
+def _all_cores(function: Callable[[Any], Any], tasks: list[Any]) -> Iterator[Any]:
+    with ProcessPoolExecutor() as pool:
+        yield from pool.map(function, tasks)
+
+
+def read_window(path: Path, start: int, count: int, interval: int, columns: list[str]) -> pa.Table:
+    """`count` rows of a shard, `interval` apart from row `start`; only the row groups that hold them are read."""
+    try:
+        file = pq.ParquetFile(path)
+        stop = start + (count - 1) * interval + 1
+        groups = range(start // schema.ROW_GROUP, -(-stop // schema.ROW_GROUP))
+        table = file.read_row_groups(list(groups), columns=columns, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"the shard {path} cannot be read ({error}); run `dvc repro shards` to make it anew") from None
+    first = start - groups.start * schema.ROW_GROUP
+    return table.take(pa.array(range(first, first + stop - start, interval)))

@@ -1,0 +1,103 @@
+"""Ray Data: clips streamed to a training worker, and sessions mapped over all cores and nodes.
+
+Rows of the clip plan travel, then JPEG bytes, one row per clip, so no clip depends on a block boundary; the worker decodes
+in its collate function on threads. Order, crops and mirrors are those of `clips`, byte for byte.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+# Before Ray is imported: no usage reports, and every Ray that we start or join wants its token (its ports listen widely).
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # a report waits for a poll: 2 s by default
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data.collate_fn import ArrowBatchCollateFn
+
+from aupipe.clips import ClipSpec, Epoch, decode_clips, epoch_order, rank_slice, read_clips
+from aupipe.schema import Batch
+
+OBJECT_STORE_BYTES = 1 << 30  # plans and JPEGs in flight; Ray's own default takes 30 % of the memory
+READ_CPUS = 0.25  # reading Parquet mostly waits; a whole CPU would starve the training workers on a small machine
+
+
+def connect() -> None:
+    """Join the cluster at RAY_ADDRESS, or start a Ray of this process's own; nothing if it runs already."""
+    if not ray.is_initialized():
+        local = {} if os.environ.get("RAY_ADDRESS") else {"object_store_memory": OBJECT_STORE_BYTES}
+        ray.init(logging_level="warning", log_to_driver=True, **local)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+
+
+def cpus() -> float:
+    """CPUs of the cluster that `connect` joined or started."""
+    return float(ray.cluster_resources().get("CPU", 1))
+
+
+def map_sessions(function: Callable[[Any], Any], tasks: list[Any]) -> Iterator[Any]:
+    """Run `function` over the tasks on all cores and nodes, a Ray task each; results come as they are ready.
+
+    For `synthetic.corpus.render` and `shards.build`. An error of a task is raised here as it was there.
+    """
+    connect()
+    run = ray.remote(num_cpus=1, max_retries=2)(function)
+    waiting = [run.remote(task) for task in tasks]
+    try:
+        while waiting:
+            done, waiting = ray.wait(waiting, num_returns=1)
+            yield ray.get(done[0])
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if error.cause is not None else error from None
+
+
+def clip_stream(
+    plan: pa.Table,
+    shards: Path,
+    spec: ClipSpec,
+    *,
+    train: bool,
+    seed: int = 0,
+    epoch: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    start: int = 0,
+) -> Iterator[Batch]:
+    """This rank's batches of one pass, the same as `clips.clip_batches` gives, read by Ray Data ahead of the caller.
+
+    `start` skips that many steps. Every rank gets the same number of training steps.
+    """
+    this, size = Epoch(train, seed, epoch), spec.batch // world
+    order = rank_slice(epoch_order(plan.num_rows, this, spec.batch), spec.batch, rank, world)[start * size :]
+    if not len(order):
+        return
+    blocks = -(-len(order) // size)
+    clips = ray.data.from_arrow(plan.take(pa.array(order)), override_num_blocks=blocks).map_batches(
+        read_clips,
+        fn_kwargs={"shards": Path(shards).resolve(), "spec": spec, "epoch": this},
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=READ_CPUS,
+    )
+    yield from clips.iter_torch_batches(batch_size=size, prefetch_batches=2, collate_fn=_Decode(spec, this), device="cpu")
+
+
+class _Decode(ArrowBatchCollateFn):
+    """Clips as JPEG → a Batch of uint8 arrays, decoded on threads of the consuming worker."""
+
+    def __init__(self, spec: ClipSpec, epoch: Epoch) -> None:
+        super().__init__()
+        self.spec, self.epoch = spec, epoch
+        self.pool = ThreadPoolExecutor(2)
+
+    def __call__(self, batch: pa.Table) -> Batch:
+        return decode_clips(batch, self.spec, self.epoch, self.pool)

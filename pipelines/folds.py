@@ -1,0 +1,29 @@
+"""Manifest → data/folds/<corpus>.json: subject-exclusive folds with the label statistics of their train sides."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from aupipe.datasets import get_dataset
+from aupipe.folds import make_folds
+from aupipe.schema import write_text
+from pipelines._door import logger, opened, params, parse
+
+
+def main() -> None:
+    args = parse(__doc__, "corpus")
+    output = Path(f"data/folds/{args.corpus}.json")
+    with opened(output):
+        given = params(args)
+        corpus = given.corpus(args.corpus)
+        published = get_dataset(corpus.layout, corpus.au_set).published if corpus.folds.published else None
+        manifest = pq.read_table(f"data/manifest/{args.corpus}.parquet")
+        folds = make_folds(manifest, corpus.folds.k, published, given.seed, val_fraction=corpus.folds.val_fraction)
+        write_text(json.dumps({"folds": [fold.to_json() for fold in folds]}, indent=1) + "\n", output)
+        for fold in folds:
+            logger.info("%s: %d train, %d val, %d test subjects", fold.name, len(fold.train), len(fold.val), len(fold.test))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Manifest and raw tree → data/shards/<corpus>/: aligned faces, a file per session, found and cut on all cores or nodes."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from aupipe import shards, stream
+from aupipe.config import raw_root
+from pipelines._door import opened, params, parse, progress
+
+
+def main() -> None:
+    args = parse(__doc__, "corpus", local="use a process pool instead of Ray")
+    output = Path(f"data/shards/{args.corpus}")
+    with opened(output), progress(f"aligning {args.corpus}") as report:
+        shards.build(
+            pq.read_table(f"data/manifest/{args.corpus}.parquet"),
+            pq.read_table(f"data/inventory/{args.corpus}.parquet"),
+            raw_root(args.corpus),
+            output,
+            params(args).corpus(args.corpus),
+            map=None if args.local else stream.map_sessions,
+            progress=report,
+        )
+
+
+if __name__ == "__main__":
+    main()

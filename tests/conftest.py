@@ -1,0 +1,60 @@
+"""Inputs that several tests share, all made here: shards whose labels can be seen in the pixels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from aupipe import schema
+from aupipe.facs import AUSet
+from aupipe.shards import encode_jpeg
+
+AUS = AUSet((1, 4, 12))
+
+
+def write_shards(folder: Path, subjects: int = 6, sessions: int = 2, frames: int = 20, align: str = "face112") -> Path:
+    """Shards of noise in which AU k brightens the k-th third of the picture; frame 3 has no face, frame 5 no AU4 code."""
+    entries = []
+    for s in range(subjects):
+        for t in range(sessions):
+            entries.append(_write_session(folder, f"F{s + 1:03d}", f"T{t + 1}", frames, align, np.random.default_rng([s, t])))
+    index = {"aus": list(AUS), "align": [align], "landmarker": {"name": "blazemesh", "fingerprint": "0"}, "sessions": entries}
+    schema.write_text(json.dumps(index), folder / "index.json")
+    return folder
+
+
+def _write_session(folder: Path, subject: str, session: str, frames: int, align: str, rng: np.random.Generator) -> dict:
+    size = {"face112": 112, "face200": 200}[align]
+    labels = rng.random((frames, len(AUS))) < 0.4
+    rows = []
+    for number in range(frames):
+        image = rng.integers(60, 100, (size, size, 3))
+        for k, on in enumerate(labels[number]):
+            image[:, k * size // 3 : (k + 1) * size // 3] += 90 * int(on)
+        no_face, uncoded = number == 3, number == 5
+        row = {"subject": subject, "session": session, "frame": number + 10, "source": f"{number}.jpg"}
+        row |= {"status": schema.NO_FACE if no_face else schema.OK}
+        row |= {align: None if no_face else encode_jpeg(image.astype(np.uint8), 90)}
+        row |= {c: int(v) for c, v in zip(AUS.columns, labels[number], strict=True) if not (uncoded and c == "AU04_c")}
+        rows.append(row)
+    layout = schema.shard_schema(AUS, (align,))
+    table = pa.table({name: [row.get(name) for row in rows] for name in layout.names}, schema=layout)
+    schema.write_table(table, folder / subject / f"{session}.parquet", compression="none")
+    status = {schema.OK: frames - 1, schema.NO_FACE: 1}
+    entry = {"path": f"{subject}/{session}.parquet", "subject": subject, "session": session, "rows": frames, "status": status}
+    return entry | {"runs": [[0, frames]], "usable": [[0, 3], [4, frames - 4]]}
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of finished shards: 6 subjects × 2 sessions × 20 frames at 112 pixels, AUs 1, 4 and 12."""
+    return write_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture
+def aus() -> AUSet:
+    return AUS

@@ -1,0 +1,337 @@
+"""datasets/: the registry, the inventory, and BP4D's layout with the defects that copies of it have."""
+
+import logging
+import os
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aupipe.datasets import Partition, build_manifest, get_dataset, known_layouts, list_files
+from aupipe.facs import AU_SETS, AUSet
+from aupipe.schema import ConfigError, DataError, inventory_schema, manifest_schema
+
+LEGACY_HEADER = ",".join(map(str, range(100)))
+NAMED_AUS = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 23, 24, 27, 28, *range(29, 40))
+
+
+def legacy_row(frame, **codes):
+    """A row of a legacy file, 9 everywhere but in the AUs given as AU6=1."""
+    return ",".join([str(frame), *(str(codes.get(f"AU{n}", 9)) for n in range(1, 100))])
+
+
+def add_images(raw, session, numbers, digits=4, root="Sequences"):
+    folder = raw / root / session
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        (folder / f"{number:0{digits}d}.jpg").touch()
+
+
+def add_labels(raw, name, data):
+    path = raw / "AUCoding" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """F001/T1: images 0–9, labels 3–7; AU06 has intensities and a 9 in frame 5."""
+    root = tmp_path / "bp4d"
+    add_images(root, "F001/T1", range(10))
+    rows = [legacy_row(f, AU1=0, AU6=1 if f != 5 else 9, AU12=f % 2) for f in range(3, 8)]
+    add_labels(root, "AU_OCC/F001_T1.csv", "\n".join([LEGACY_HEADER, *rows]) + "\n")
+    add_labels(root, "AU_INT/AU06/F001_T1_AU06.csv", "3,0\n4,5\n5,9\n6,2\n7,1\n")
+    return root
+
+
+def manifest(raw, **options):
+    return build_manifest(get_dataset("bp4d"), raw, **options)
+
+
+def labels_of(table, column):
+    return dict(zip(table["frame"].to_pylist(), table[column].to_pylist(), strict=True))
+
+
+def test_folder_is_the_registry():
+    assert "bp4d" in known_layouts()
+    assert get_dataset("bp4d").aus == AU_SETS["bp4d"]
+    with pytest.raises(ConfigError, match="bp4d"):
+        get_dataset("bp5d")
+    with pytest.raises(ConfigError):
+        get_dataset("../facs")
+
+
+@pytest.mark.parametrize("layout", known_layouts())
+def test_every_layout_keeps_its_promises(layout):
+    dataset = get_dataset(layout, AUSet((1, 12)))
+    assert dataset.aus.numbers == (1, 12)
+    assert dataset.published is None or isinstance(dataset.published, Partition)
+
+
+def test_published_parts_of_bp4d():
+    parts, aliases = get_dataset("bp4d").published.parts, get_dataset("bp4d").published.aliases
+    assert [len(part) for part in parts] == [14, 14, 13]
+    everyone = frozenset().union(*parts)
+    assert everyone == {f"F{n:03d}" for n in range(1, 24)} | {f"M{n:03d}" for n in range(1, 19)}
+    assert aliases["jaanet-combine_1_2"] == aliases["megraphau-fold1"] == 2, "trains on parts 1 and 2, tests on part 3"
+    assert aliases["jaanet-combine_2_3"] == aliases["megraphau-fold3"] == 0
+    assert "F014" in parts[2]
+    assert "M005" in parts[1]
+    assert "M008" in parts[0]
+
+
+def test_rows_are_frames_of_labels_and_images(raw):
+    table = manifest(raw)
+    assert table.schema == manifest_schema(AU_SETS["bp4d"])
+    assert table["frame"].to_pylist() == list(range(10))
+    assert table["source"].to_pylist() == [f"Sequences/F001/T1/{n:04d}.jpg" for n in range(10)]
+    assert labels_of(table, "AU06_c") == {0: None, 1: None, 2: None, 3: 1, 4: 1, 5: None, 6: 1, 7: 1, 8: None, 9: None}
+    assert labels_of(table, "AU12_c") == {**dict.fromkeys(range(10)), 3: 1, 4: 0, 5: 1, 6: 0, 7: 1}
+    assert labels_of(table, "AU06_r") == {**dict.fromkeys(range(10)), 3: 0.0, 4: 5.0, 6: 2.0, 7: 1.0}
+    assert table["AU02_c"].null_count == table["AU12_r"].null_count == 10
+
+
+def test_sessions_are_sorted_and_letters_kept(raw):
+    for session, digits in (("M001/T2", 3), ("M001/T10", 4), ("F001/T2", 3)):
+        add_images(raw, session, [1, 0], digits)
+    table = manifest(raw)
+    keys = list(zip(*(table[c].to_pylist() for c in ("subject", "session", "frame")), strict=True))
+    assert keys == sorted(keys)
+    assert {key[:2] for key in keys} == {("F001", "T1"), ("F001", "T2"), ("M001", "T2"), ("M001", "T10")}
+    assert table["source"].to_pylist()[10:12] == ["Sequences/F001/T2/000.jpg", "Sequences/F001/T2/001.jpg"]
+
+
+def test_other_aus_are_read_where_they_are_coded(raw):
+    table = build_manifest(get_dataset("bp4d", AU_SETS["synthetic"]), raw)
+    assert table.schema == manifest_schema(AU_SETS["synthetic"])
+    assert table["AU26_c"].null_count == 10
+    assert table["AU01_c"].null_count == 5
+
+
+def test_labelled_frame_without_image_keeps_its_labels(raw, caplog):
+    (raw / "Sequences/F001/T1/0004.jpg").unlink()
+    table = manifest(raw, strict=True)
+    assert table["source"].to_pylist()[4] is None
+    assert table["AU06_c"].to_pylist()[4] == 1
+    assert not caplog.records
+    for n in (3, 5, 6):
+        (raw / f"Sequences/F001/T1/{n:04d}.jpg").unlink()
+    assert manifest(raw).num_rows == 10
+    assert "4 of 5 labelled frames" in caplog.text
+    with pytest.raises(DataError, match="4 of 5 labelled frames"):
+        manifest(raw, strict=True)
+
+
+def test_labels_without_their_recording_are_an_error(raw):
+    shutil.rmtree(raw / "Sequences/F001")
+    with pytest.raises(DataError, match=r"F001_T1\.csv has labels.*Sequences/F001/T1"):
+        manifest(raw)
+
+
+@pytest.mark.parametrize("root", ["Sequences(2D+3D)", "sequences_2D+3D", "2D+3D"])
+def test_usual_names_of_folders(raw, root):
+    (raw / "Sequences").rename(raw / root)
+    assert manifest(raw)["source"].to_pylist()[0] == f"{root}/F001/T1/0000.jpg"
+    for file in (raw / "AUCoding/AU_OCC").iterdir():
+        file.rename(raw / "AUCoding" / file.name)
+    assert manifest(raw)["AU06_c"].null_count == 6
+    add_images(raw, "F001/T1", [0], root="Sequences_new")
+    with pytest.raises(DataError, match="twice"):
+        manifest(raw)
+
+
+def test_two_images_of_one_frame(raw):
+    add_images(raw, "F001/T1", [7], digits=3)
+    with pytest.raises(DataError, match=r"two images of frame 7.*0007\.jpg and 007\.jpg"):
+        manifest(raw)
+
+
+def test_files_that_are_no_frames(raw, caplog):
+    for name in (".DS_Store", "._0001.jpg", "Thumbs.db", "0001.obj", "notes.txt"):
+        (raw / "Sequences/F001/T1" / name).touch()
+    (raw / "AUCoding/AU_OCC/._F001_T1.csv").touch()
+    assert manifest(raw, strict=True).num_rows == 10
+    (raw / "Sequences/F001/T1/cover.jpg").touch()
+    (raw / f"Sequences/F001/T1/{2**31}.jpg").touch()
+    (raw / "AUCoding/AU_OCC/F001_T1 (copy).csv").touch()
+    assert manifest(raw).num_rows == 10
+    assert all(name in caplog.text for name in ("cover.jpg", f"{2**31}.jpg", "F001_T1 (copy).csv"))
+    with pytest.raises(DataError):
+        manifest(raw, strict=True)
+
+
+def tidy(raw):
+    return (raw / "AUCoding/AU_OCC/F001_T1.csv").read_text()
+
+
+VARIANTS = {
+    "crlf": lambda text: text.replace("\n", "\r\n").encode(),
+    "cr": lambda text: text.replace("\n", "\r").encode(),
+    "bom": lambda text: b"\xef\xbb\xbf" + text.encode(),
+    "utf-16": lambda text: text.encode("utf-16"),
+    "no last line end": lambda text: text.rstrip("\n").encode(),
+    "blank lines": lambda text: text.replace("\n", "\n\n").encode() + b"\n \n,,,\n",
+    "trailing commas": lambda text: text.replace("\n", ",,\n").encode(),
+    "trailing comma in the header": lambda text: text.replace("\n", ",\n", 1).encode(),
+    "spaces": lambda text: text.replace(",", " , ").encode(),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_label_file_as_others_save_it(raw, variant):
+    expected = manifest(raw)
+    add_labels(raw, "AU_OCC/F001_T1.csv", VARIANTS[variant](tidy(raw)))
+    assert manifest(raw, strict=True) == expected
+
+
+def test_named_header_of_later_releases(raw, caplog):
+    expected = manifest(raw)
+    rows = [
+        ",".join([str(f), *(str({1: 0, 6: 9 if f == 5 else 1, 12: f % 2}.get(n, 9)) for n in NAMED_AUS)])
+        for f in range(3, 8)
+    ]
+    header = ",".join(map(str, (1, *NAMED_AUS)))  # the frame's column is called 1 as well
+    add_labels(raw, "AU_OCC/F001_T1.csv", "\n".join([header, *rows]))
+    assert manifest(raw, strict=True) == expected
+    beyond = get_dataset("bp4d", AUSet((6, 26)))
+    assert build_manifest(beyond, raw)["AU26_c"].null_count == 10
+    assert "no column for AU26" in caplog.text
+    with pytest.raises(DataError, match="AU26"):
+        build_manifest(beyond, raw, strict=True)
+
+
+def replace_line(text, number, line):
+    lines = text.split("\n")
+    lines[number - 1] = line
+    return "\n".join(lines)
+
+
+ERRORS = {
+    "unknown code": (lambda t: replace_line(t, 4, legacy_row(5, AU6=2)), r"F001_T1\.csv, line 4: '2' .* codes 0, 1, 9"),
+    "blank code": (lambda t: replace_line(t, 4, legacy_row(5, AU6="")), "line 4: ''"),
+    "duplicate frame": (lambda t: replace_line(t, 4, legacy_row(4)), "line 4: frame 4 follows frame 4"),
+    "frames go back": (lambda t: replace_line(t, 4, legacy_row(1)), "line 4: frame 1 follows frame 4"),
+    "no number": (lambda t: replace_line(t, 4, legacy_row("x5")), "line 4: 'x5'"),
+    "negative": (lambda t: replace_line(t, 2, legacy_row(-3)), "line 2: '-3'"),
+    "enormous": (lambda t: replace_line(t, 6, legacy_row(10**12)), "line 6"),
+    "short row": (lambda t: replace_line(t, 5, "6,0,1"), "line 5: 3 columns instead of 100"),
+    "long row": (lambda t: replace_line(t, 5, legacy_row(6) + ",1"), "line 5: 101 columns instead of 100"),
+    "no header": (lambda t: t.partition("\n")[2], "line 1: expected the header"),
+    "wrong header": (lambda t: t.replace(",17,", ",71,", 1), "line 1"),
+    "header only": (lambda t: t.partition("\n")[0], "no labelled frame"),
+    "empty": (lambda t: "", "F001_T1.csv"),
+    "a picture": (lambda t: b"\xff\xd8\xff\xe0" + bytes(range(256)) * 20, "F001_T1.csv"),
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_malformed_labels_name_file_and_line(raw, error):
+    change, message = ERRORS[error]
+    add_labels(raw, "AU_OCC/F001_T1.csv", change(tidy(raw)))
+    with pytest.raises(DataError, match=message) as caught:
+        manifest(raw)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data", ["3,6\n", "3,-1\n", "3\n", "3,1,1\n", "4,1\n3,1\n", "frame,intensity\n3,1\n", "", "3,1.5\n"]
+)
+def test_malformed_intensities(raw, data):
+    path = add_labels(raw, "AU_INT/AU06/F001_T1_AU06.csv", data)
+    with pytest.raises(DataError, match=path.name):
+        manifest(raw)
+
+
+def test_missing_intensity_file_is_null_and_not_zero(raw, caplog):
+    (raw / "AUCoding/AU_INT/AU06/F001_T1_AU06.csv").unlink()
+    assert manifest(raw)["AU06_r"].null_count == 10
+    assert "F001_T1_AU06.csv is missing" in caplog.text
+    with pytest.raises(DataError, match=r"F001_T1_AU06\.csv is missing"):
+        manifest(raw, strict=True)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(data=st.data())
+def test_any_bytes_give_a_table_or_one_sentence(tmp_path_factory, data):
+    raw = tmp_path_factory.mktemp("mutated") / "bp4d"
+    add_images(raw, "F001/T1", range(4))
+    rows = [legacy_row(f, AU1=0, AU6=1) for f in range(3)]
+    original = {
+        "AU_OCC/F001_T1.csv": "\n".join([LEGACY_HEADER, *rows]).encode(),
+        "AU_INT/AU06/F001_T1_AU06.csv": b"0,1\n1,9\n2,5\n",
+    }
+    name = data.draw(st.sampled_from(sorted(original)))
+    text = bytearray(original[name])
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(text)))
+        cut = data.draw(st.sampled_from([0, 0, 1, 2, 30, 1000]))
+        text[at : at + cut] = data.draw(
+            st.one_of(st.binary(max_size=4), st.sampled_from([b"\n", b",", b"9", b"\xef\xbb\xbf", b'"']))
+        )
+    for file, content in original.items():
+        add_labels(raw, file, bytes(text) if file == name else content)
+    try:
+        table = manifest(raw)
+    except DataError as error:
+        message = str(error)
+    else:
+        message = ""
+    if message:
+        assert "\n" not in message
+        return
+    assert table.schema == manifest_schema(AU_SETS["bp4d"])
+    frames = table["frame"].to_numpy()
+    assert set(range(4)) <= set(frames.tolist())
+    assert (np.diff(frames) > 0).all()
+    assert set(table["AU06_c"].to_pylist()) <= {None, 0, 1}
+    assert set(table["AU06_r"].to_pylist()) <= {None, 0, 1, 2, 3, 4, 5}
+
+
+def test_inventory_lists_what_counts(raw):
+    for junk in (
+        ".DS_Store",
+        "Sequences/._x",
+        "Sequences/Thumbs.db",
+        "__MACOSX/a.csv",
+        ".keys/secret.csv",
+        "Sequences/.a/b",
+    ):
+        (raw / junk).parent.mkdir(parents=True, exist_ok=True)
+        (raw / junk).touch()
+    table = list_files(raw)
+    assert table.schema == inventory_schema()
+    paths = table["path"].to_pylist()
+    assert paths == sorted(paths)
+    assert len(paths) == 12
+    assert "AUCoding/AU_OCC/F001_T1.csv" in paths
+    row = table.slice(paths.index("AUCoding/AU_INT/AU06/F001_T1_AU06.csv"), 1).to_pylist()[0]
+    assert row["size"] == 20
+    assert row["mtime_ns"] == (raw / row["path"]).stat().st_mtime_ns
+
+
+def test_inventory_follows_links_but_not_in_circles(raw, tmp_path, caplog):
+    elsewhere = tmp_path / "elsewhere"
+    add_images(elsewhere, "M001/T1", [0], root="")
+    os.symlink(elsewhere, raw / "Sequences_more")
+    os.symlink(raw, raw / "Sequences/loop")
+    os.symlink(raw / "Sequences", elsewhere / "back")
+    os.symlink(tmp_path / "nowhere", raw / "broken")
+    os.symlink(raw / "self", raw / "self")
+    caplog.set_level(logging.WARNING)
+    paths = list_files(raw)["path"].to_pylist()
+    assert "Sequences_more/M001/T1/0000.jpg" in paths
+    assert not any(path.startswith("Sequences/loop/") for path in paths)
+    assert len(paths) == len(set(paths)) < 50
+
+
+def test_absent_or_empty_corpus_says_what_to_do(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for name in ("absent", "empty", "file"):
+        for call in (list_files, manifest):
+            with pytest.raises(DataError, match=rf"{name}.*dvc repro synthesize.*AUPIPE_RAW") as caught:
+                call(tmp_path / name)
+            assert "\n" not in str(caught.value)
