@@ -45,9 +45,9 @@ def assets() -> None:
     """Fetch the head meshes and the face models that the package works with, once; nothing to do if they are there."""
     from aupipe import assets as room
 
-    room.fetch(progress=lambda text: typer.echo(text, err=True))
-    for asset in room.provenance():
-        typer.echo(f"{asset['name']} {asset['version']} ({asset['licence']})")
+    room.fetch(progress=lambda package: typer.echo(f"fetching {package}", err=True))
+    for name, origin in room.provenance().items():
+        typer.echo(f"{name}: {origin['package']} {origin['version']} ({origin['licence']})")
 
 
 def _default_model() -> str:

@@ -174,9 +174,9 @@ def write_text(text: str, path: Path) -> None:
 
 
 def inside(root: Path, relative: str) -> Path:
-    """`root / relative`, refused with a DataError if it would lie outside `root`."""
-    path = root / relative
-    if not path.resolve().is_relative_to(root.resolve()):
+    """`root / relative`, refused with a DataError if that would lie outside `root`; links that the user set are followed."""
+    path = Path(os.path.normpath(root / relative))
+    if not path.is_relative_to(os.path.normpath(root)):
         raise DataError(f"the path '{relative}' leads out of {root}; rebuild the manifest with `dvc repro manifest`")
     return path
 

@@ -6,6 +6,7 @@ in its collate function on threads. Order, crops and mirrors are those of `clips
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,9 @@ def connect() -> None:
     if not ray.is_initialized():
         local = {} if os.environ.get("RAY_ADDRESS") else {"object_store_memory": OBJECT_STORE_BYTES}
         ray.init(logging_level="warning", log_to_driver=True, **local)
+    # A line for every pass over the data, and the news that its progress bar is off, drown what a person reads.
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from aupipe import assets, landmarks
-from aupipe.align import five_points
+from aupipe.align import MIRROR_49, five_points
 from aupipe.landmarks import BlazeMesh, load_landmarker
 from aupipe.schema import ConfigError, DataError
 
@@ -56,6 +56,22 @@ def test_face_is_found_where_it_is(mesh, x, y, half_width):
     assert left[1] < nose[1] < mouth_left[1]
     assert (face.box[:2] <= face.landmarks.min(0)).all()
     assert (face.box[2:] >= face.landmarks.max(0)).all()
+
+
+def test_points_are_in_the_order_of_the_scheme(mesh):
+    points = mesh.find_face(draw_face(grey(), 320, 240, 140)).landmarks
+    # A drawn face is its own mirror image, so every point has its partner on the other side.
+    np.testing.assert_allclose(points, (points * [-1, 1] + [640, 0])[MIRROR_49], atol=14)
+    assert (np.diff(points[:10, 0]) > 0).all(), "brows from left to right"
+    assert (np.diff(points[10:14, 1]) > 0).all(), "the nose from top to tip"
+    assert (np.diff(points[14:19, 0]) > 0).all(), "nostrils from left to right"
+    for start, upper, lower in ((19, (1, 2), (5, 4)), (25, (1, 2), (5, 4))):
+        for above, below in zip(upper, lower, strict=True):
+            assert points[start + above, 1] < points[start + below, 1]
+    assert (np.diff(points[31:38, 0]) > 0).all(), "the upper lip from left to right"
+    assert (np.diff(points[38:43, 0]) < 0).all(), "and the lower one back"
+    assert (np.diff(points[43:46, 0]) > 0).all()
+    assert (np.diff(points[46:49, 0]) < 0).all()
 
 
 @pytest.mark.parametrize("angle", [-40, -20, 20, 40])

@@ -56,18 +56,18 @@ def frame_size(height: int) -> tuple[int, int]:
     return height, 2 * round(height * 3 / 8)
 
 
-def set_up_camera(rng: np.random.Generator, height: int, seconds: float) -> Camera:
+def set_up_camera(rng: np.random.Generator, height: int, seconds: float, cloth: Array) -> Camera:
     """Draw a session's camera. The same draws are made whatever the height, so that a size changes only the pixels."""
     size = frame_size(height)
     light = _draw_light(rng)
     blur, noise = float(rng.uniform(0.3, 0.9)), float(rng.uniform(0.004, 0.028))
     exposure, quality = float(rng.uniform(0.8, 1.25)), int(rng.integers(72, 96))
     occluder = _draw_occluder(rng, seconds) if rng.random() < 0.2 else None
-    background = _paint_background(rng, size)
+    background = _paint_background(rng, size, cloth)
     return Camera(size, light, background, blur * height / 256, noise, exposure, quality, occluder)
 
 
-def studio(height: int) -> Camera:
+def studio(height: int, cloth: Array) -> Camera:
     """The same even light and grey wall for everybody, without noise: for contact sheets."""
     size = frame_size(height)
     towards, fill = np.float32([-0.45, 0.45, 0.77]), np.float32([0.6, 0.1, 0.79])
@@ -75,7 +75,7 @@ def studio(height: int) -> Camera:
     light = Light(towards, fill, 0.85 * white, 0.22 * white, 0.24 * white, 0.06)
     grey = np.linspace(0.30, 0.18, size[0], dtype=np.float32)[:, None, None] * np.float32([0.95, 1.0, 1.06])
     background = np.repeat(grey, size[1], 1)
-    _dress(background, (0.5, 1.17), (0.62, 0.30), np.float32([0.06, 0.08, 0.11]))
+    _dress(background, (0.5, 1.17), (0.62, 0.30), cloth)
     return Camera(size, light, background, 0.35 * height / 256, 0.0, 1.05, 95, None)
 
 
@@ -101,7 +101,10 @@ def draw_occluder(linear: Array, occluder: Occluder, second: float, colour: Arra
     x, y = occluder.place[0] + 0.05 * phase, occluder.place[1] + 0.35 * phase**2
     axes = (int(width * occluder.axes[0]), int(height * occluder.axes[1]))
     centre = (int(width * x), int(height * y))
-    cv2.ellipse(linear, centre, axes, occluder.angle, 0, 360, tuple(float(c) for c in colour), -1, cv2.LINE_AA)
+    for step in range(4):  # darker towards its outline, as if it were round
+        inner = (round(axes[0] * (1 - 0.16 * step)), round(axes[1] * (1 - 0.16 * step)))
+        shade = tuple(float(c) for c in colour * (0.62 + 0.13 * step))
+        cv2.ellipse(linear, centre, inner, occluder.angle, 0, 360, shade, -1, cv2.LINE_AA)
 
 
 def _draw_light(rng: np.random.Generator) -> Light:
@@ -118,12 +121,10 @@ def _draw_light(rng: np.random.Generator) -> Light:
 def _draw_occluder(rng: np.random.Generator, seconds: float) -> Occluder:
     place = (float(rng.uniform(0.25, 0.75)), float(rng.uniform(0.4, 0.75)))
     axes = (float(rng.uniform(0.10, 0.2)), float(rng.uniform(0.09, 0.18)))
-    return Occluder(
-        float(rng.uniform(0, seconds)), float(rng.uniform(0.25, 0.8)), place, axes, float(rng.uniform(0, 180))
-    )
+    return Occluder(float(rng.uniform(0, seconds)), float(rng.uniform(0.25, 0.8)), place, axes, float(rng.uniform(0, 180)))
 
 
-def _paint_background(rng: np.random.Generator, size: tuple[int, int]) -> Array:
+def _paint_background(rng: np.random.Generator, size: tuple[int, int], cloth: Array) -> Array:
     """A wall out of focus, and the sitter's clothes."""
     height, width = size
     wall = np.float32(rng.uniform(0.03, 0.6)) + rng.normal(0, 0.04, 3).astype(np.float32)
@@ -131,7 +132,6 @@ def _paint_background(rng: np.random.Generator, size: tuple[int, int]) -> Array:
     slope = np.linspace(0, 1, height, dtype=np.float32)[:, None] * np.float32(rng.normal(0, 0.12))
     shade = cv2.resize(blotches, (width, height), interpolation=cv2.INTER_CUBIC) + slope
     background = np.clip(wall + shade[..., None], 0.01, 1)
-    cloth = np.clip(rng.uniform(0.02, 0.4) + rng.normal(0, 0.07, 3), 0.01, 0.8).astype(np.float32)
     middle, axes = (0.5, float(rng.uniform(1.1, 1.18))), (float(rng.uniform(0.56, 0.7)), float(rng.uniform(0.24, 0.3)))
     _dress(background, middle, axes, cloth)
     return np.clip(background, 0.005, 1).astype(np.float32)

@@ -229,9 +229,7 @@ def _write_labels(raw: Path, scene: Scene) -> dict[str, Any]:
 
 
 def _write_card(spec: SyntheticConfig, raw: Path, sessions: Iterable[tuple[int, int]], base: str) -> dict[str, Any]:
-    counts = [
-        json.loads(raw.joinpath(_KEYS, *_names(*pair)).read_text(encoding="utf-8"))["counts"] for pair in sessions
-    ]
+    counts = [json.loads(raw.joinpath(_KEYS, *_names(*pair)).read_text(encoding="utf-8"))["counts"] for pair in sessions]
     people = [draw_identity(spec.seed, subject) for subject in range(spec.subjects)]
     coded = [sum(c["coded"][m] for c in counts) for m in range(len(_AUS))]
     positive = [sum(c["positive"][m] for c in counts) for m in range(len(_AUS))]

@@ -43,7 +43,7 @@ _LINES: dict[int, list[tuple[list[Point], float, float]]] = {
     17: [([(0, -2.5), (0.35, -2.52), (0.6, -2.42)], 0.07, 0.7)],
     23: [([(x, -1.72), (x + 0.02, -1.5)], 0.025, 0.45) for x in (0.1, 0.25, 0.42, 0.6)]
     + [([(x, -2.15), (x + 0.02, -2.32)], 0.025, 0.35) for x in (0.12, 0.35)],
-    24: [([(0, -2.3), (0.4, -2.28), (0.7, -2.15)], 0.06, 0.5), ([(0.85, -1.95), (0.98, -2.0)], 0.04, 0.5)],
+    24: [([(0, -2.3), (0.4, -2.28), (0.7, -2.15)], 0.06, 0.5), ([(0.85, -1.95), (0.98, -2.0)], 0.04, 0.25)],
 }
 _FRONT = 0.55  # depth z behind which nothing folds
 _MARGIN = 0.35  # face units around a line that its ridge reaches
@@ -69,7 +69,7 @@ class Folds:
 
 
 def paint_folds(identity: Identity, chart: Chart, gain: dict[int, float], rng: np.random.Generator) -> Folds:
-    depth = (0.32 + 0.45 * identity.age) * np.exp(rng.normal(0, 0.25))
+    depth = (0.27 + 0.5 * identity.age) * np.exp(rng.normal(0, 0.25))
     across, y = _ragged(chart, rng)
     maps = {}
     for au, lines in _LINES.items():
@@ -99,7 +99,7 @@ def fold_at_rest(identity: Identity, folds: Folds, rng: np.random.Generator) -> 
 def _ragged(chart: Chart, rng: np.random.Generator) -> tuple[Array, Array]:
     """|X| and Y with a slow wobble, so that no fold is a ruler's line."""
     rows, columns = ATLAS
-    grid = rng.standard_normal((2, 30, 24), dtype=np.float32) * np.float32(0.03)
+    grid = rng.standard_normal((2, 15, 12), dtype=np.float32) * np.float32(0.03)
     wobble = [cv2.resize(g, (columns, rows), interpolation=cv2.INTER_CUBIC) for g in grid]
     return np.abs(chart.x) + wobble[0], chart.y + wobble[1]
 

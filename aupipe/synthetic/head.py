@@ -14,7 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aupipe.assets import head_mesh
-from aupipe.synthetic.mesh import HAIR, LASHES, LEFT_EYE, MOUTH, NECK, RIGHT_EYE, SKIN, TEETH, TONGUE
+from aupipe.synthetic.mesh import (
+    HAIR,
+    LASHES,
+    LEFT_EYE,
+    LOWER_TEETH,
+    MOUTH,
+    NECK,
+    RIGHT_EYE,
+    SKIN,
+    TONGUE,
+    UPPER_TEETH,
+)
 
 Array = NDArray[np.float32]
 Shape = tuple[NDArray[np.uint16], Array]
@@ -24,11 +35,13 @@ ATLAS = (640, 512)  # rows, columns of the painted skin
 TONES = ("light", "medium", "dark")
 _TONE_LIMITS = (0.62, 1.15)  # melanin
 _CROWN = 8.55
+_DRAPE = (9, 33)  # rows and columns of the sheet of hanging hair
 # Where each part that is not skin has its own patch of the atlas: left, top, width, height, as fractions.
 PATCHES = {
     LEFT_EYE: (0.88, 0.01, 0.11, 0.088),
     RIGHT_EYE: (0.88, 0.11, 0.11, 0.088),
-    TEETH: (0.88, 0.22, 0.11, 0.09),
+    UPPER_TEETH: (0.88, 0.22, 0.11, 0.045),
+    LOWER_TEETH: (0.88, 0.275, 0.11, 0.045),
     TONGUE: (0.88, 0.33, 0.11, 0.03),
     LASHES: (0.88, 0.38, 0.11, 0.05),
     HAIR: (0.88, 0.46, 0.11, 0.2),
@@ -62,10 +75,18 @@ class Identity:
     melanin: float
     hair: str
     hairline: float
+    sweep: float
+    drape: float
+    cloth: tuple[float, float, float]
 
     @property
     def sex(self) -> str:
         return self.name[0]
+
+    @property
+    def wears_drape(self) -> bool:
+        """Whether hair hangs down beside the face, `drape` decimetres below the eyes."""
+        return self.hair in ("bob", "long")
 
     @property
     def tone(self) -> str:
@@ -83,15 +104,20 @@ def name_subject(subject: int) -> str:
 def draw_identity(seed: int, subject: int) -> Identity:
     rng, name = stream(seed, subject, "shape"), name_subject(subject)
     ancestry = rng.dirichlet([0.6, 0.6, 0.6])
-    leaning = 0.35 * float(rng.beta(1, 2))
+    leaning = 0.25 * float(rng.beta(1, 2))
     femininity = 1 - leaning if name[0] == "F" else leaning
     age = float(rng.beta(1, 2.2))
     melanin = float(np.clip(ancestry @ [1.75, 0.6, 0.35] + rng.normal(0, 0.15), 0.15, 2.2))
-    weights = np.array([0.14 * (1 - femininity), 0.5 * (1 - femininity) + 0.12 * femininity, 0.3, 0.05 + 0.5 * femininity])
-    hair = str(rng.choice(["bald", "short", "mid", "long"], p=weights / weights.sum()))
+    styles = {"bald": (0.0, 0.14), "short": (0.06, 0.5), "mid": (0.14, 0.3), "bob": (0.36, 0.03), "long": (0.44, 0.03)}
+    hair = str(rng.choice(list(styles), p=[w * femininity + m * (1 - femininity) for w, m in styles.values()]))
     hairline = float(rng.uniform(1.8, 2.3) - 0.25 * (1 - femininity) * age)
+    sweep = float(rng.normal(0, 0.1))
+    drape = float(rng.uniform(0.75, 1.25)) if hair == "bob" else 2.4
+    red, green, blue = (float(v) for v in np.clip(rng.uniform(0.02, 0.4) + rng.normal(0, 0.07, 3), 0.01, 0.7))
     a, b, c = (float(w) for w in ancestry)
-    return Identity(seed, subject, name, femininity, age, (a, b, c), melanin, hair, hairline)
+    return Identity(
+        seed, subject, name, femininity, age, (a, b, c), melanin, hair, hairline, sweep, drape, (red, green, blue)
+    )
 
 
 @dataclass(frozen=True)
@@ -181,22 +207,52 @@ def load_head() -> Head:
     bounds = zip(z["starts"][:-1], z["starts"][1:], strict=True)
     offset = z["offset"].astype(np.float32)
     shapes = {str(name): (z["index"][a:b], offset[a:b]) for name, (a, b) in zip(z["names"], bounds, strict=True)}
-    masks = z["lips"].astype(np.float32), z["lids"].astype(np.float32)
-    return Head(z["position"], z["geometry"], z["part"], z["triangles"], *masks, shapes)
+    lips, lids = (
+        np.r_[z[name].astype(np.float32), np.zeros(_DRAPE[0] * _DRAPE[1], np.float32)] for name in ("lips", "lids")
+    )
+    drape, sheet = _hang_drape(z["position"], EYE_HEIGHT, 2.4), _weave_drape()
+    geometry = np.r_[z["geometry"], len(z["position"]) + np.arange(len(drape), dtype=np.int32)]
+    part = np.r_[z["part"], np.full(len(drape), HAIR, np.uint8)]
+    triangles = np.concatenate([z["triangles"], sheet + np.int32(len(z["part"]))])
+    return Head(np.concatenate([z["position"], drape]), geometry, part, triangles, lips, lids, shapes)
 
 
-def shape_head(head: Head, identity: Identity) -> Array:
-    """The person's head at rest with their hair's volume, (G, 3)."""
+def shape_head(head: Head, identity: Identity) -> tuple[Array, Array]:
+    """The person's head at rest, (G, 3): without their hair's volume, and with it."""
     rng = stream(identity.seed, identity.subject, "shape")
     rng.random(64)  # the traits were drawn from the beginning of this stream
     weights = _macro_weights(identity, rng) | _local_weights(head, rng)
-    position = head.position_G3 + head.displacement(weights)
+    bare = head.position_G3 + head.displacement(weights)
+    bare[head.part_G == UPPER_TEETH, 1] -= 0.03  # MakeHuman's hide behind the lip even where it is raised
     x, y, z = head.face_G3.T
-    thickness = {"bald": 0.0, "short": 0.03, "mid": 0.11, "long": 0.15}[identity.hair] * rng.uniform(0.7, 1.3)
+    thickness = {"bald": 0.0, "short": 0.03, "mid": 0.10, "bob": 0.12, "long": 0.12}[identity.hair] * rng.uniform(0.7, 1.3)
     phase = rng.uniform(0, 6, 2)
     waves = 1 + 0.2 * np.sin(1.9 * x + phase[0]) * np.sin(7 * z + phase[1])
     volume = hair_cover(x, y, z, identity) * (head.part_G == SKIN) * thickness * waves
-    return (position + volume[:, None] * head.normals(position)).astype(np.float32)
+    haired = (bare + volume[:, None] * head.normals(bare)).astype(np.float32)
+    eyes = float(bare[np.isin(head.part_G, (LEFT_EYE, RIGHT_EYE)), 1].mean())
+    haired[head.part_G == HAIR] = _hang_drape(haired[head.part_G == SKIN], eyes, identity.drape)
+    return bare.astype(np.float32), haired
+
+
+def _hang_drape(skin_V3: Array, eyes: float, length: float) -> Array:
+    """Hair from the scalp to `length` below the height of the eyes, behind the ears and round the neck: points (N, 3)."""
+    rows, columns = _DRAPE
+    band = skin_V3[np.abs(skin_V3[:, 1] - eyes - 0.5) < 0.1]
+    width, back = 1.04 * np.abs(band[:, 0]).max(), band[:, 2].min()
+    middle = 0.12
+    down, round_head = np.meshgrid(np.linspace(0, 1, rows), np.linspace(-1.85, 1.85, columns), indexing="ij")
+    taper = 0.88 + 0.12 * np.minimum(down * 5, 1) + 0.05 * down * np.sin(3 * round_head) ** 2
+    x = width * np.sin(round_head) * taper
+    z = middle - (middle - back) * np.cos(round_head) * taper * (1 - 0.25 * down)
+    return np.stack([x, eyes + 0.5 - (0.5 + length) * down, z], -1).reshape(-1, 3).astype(np.float32)
+
+
+def _weave_drape() -> NDArray[np.int32]:
+    rows, columns = _DRAPE
+    grid = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
+    a, b, c, d = (g.ravel() for g in (grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]))
+    return np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
 
 
 def _macro_weights(identity: Identity, rng: np.random.Generator) -> dict[str, float]:
@@ -238,8 +294,9 @@ def hair_cover(x: Array, y: Array, z: Array, identity: Identity) -> Array:
     across = np.abs(x)
     corner = 0.16 if identity.sex == "M" else 0.05  # men's hairlines recede at the temples
     line = identity.hairline - 0.10 * across**2 + corner * smoothstep(across, 0.5, 1.3) * (1 - smoothstep(across, 1.6, 2.2))
+    line += identity.sweep * np.tanh(2 * x - 1) + 0.04 * np.sin(4 * x + 9 * identity.hairline)  # combed to one side
     top = smoothstep(y - line, -0.12, 0.12) * (z > 0.2)
-    side = smoothstep(across, 1.9, 2.25) * smoothstep(y, 0.05, 0.65) * smoothstep(-z, -1.0, -0.72)
+    side = smoothstep(across, 1.9, 2.15) * smoothstep(y, 0.0, 0.4) * smoothstep(-z, -0.95, -0.78)
     back = smoothstep(-z, -0.40, -0.25) * smoothstep(y, -2.3, -1.9)
     return np.clip(np.maximum(np.maximum(top, side), back), 0, 1)
 

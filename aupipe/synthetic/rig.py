@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
 import numpy as np
 
 from aupipe.facs import AU_SETS
 from aupipe.synthetic.head import Array, Head, Identity, load_head, smoothstep, stream
-from aupipe.synthetic.mesh import HAIR, LASHES, MOUTH, SKIN, TEETH, TONGUE
+from aupipe.synthetic.mesh import HAIR, LASHES, LOWER_TEETH, MOUTH, SKIN, TONGUE, UPPER_TEETH
 
 AUS = AU_SETS["synthetic"].numbers
 
@@ -38,8 +39,8 @@ RECIPES: dict[int, dict[str, float]] = {
     16: _both("mouthLowerDown", 1.0),
     17: {"mouthShrugLower": 1.2, "mouthShrugUpper": 0.35},
     18: {"mouthPucker": 0.8, "mouthFunnel": 0.25},
-    23: {"mouthRollLower": 0.45, "mouthRollUpper": 0.45, "mouthPucker": 0.25, **_both("mouthPress", 0.3)},
-    24: {**_both("mouthPress", 1.1), "mouthRollLower": 0.5, "mouthRollUpper": 0.5},
+    23: {"mouthRollLower": 0.4, "mouthRollUpper": 0.4, "mouthPucker": 0.35, **_both("mouthPress", 0.25)},
+    24: {**_both("mouthPress", 0.65), "mouthRollLower": 0.6, "mouthRollUpper": 0.65, "mouthPucker": 0.1},
     25: {**_both("mouthLowerDown", 0.6), **_both("mouthUpperUp", 0.3), "jawOpen": 0.06},
     26: {"jawOpen": 0.45},
     45: _both("eyeBlink", 1.0),
@@ -89,7 +90,7 @@ def region_mask(au: int) -> Array:
     across = np.abs(x)
     mask = smoothstep(across, x_low - _FADE, x_low) * (1 - smoothstep(across, x_high, x_high + _FADE))
     mask *= smoothstep(y, y_low - _FADE, y_low) * (1 - smoothstep(y, y_high, y_high + _FADE))
-    inner = np.isin(head.part_G, (TEETH, TONGUE, MOUTH))
+    inner = np.isin(head.part_G, (UPPER_TEETH, LOWER_TEETH, TONGUE, MOUTH))
     mask[inner] = float(au in _MOUTH_AUS)
     mask[~inner & ~np.isin(head.part_G, (SKIN, LASHES))] = 0
     return mask
@@ -114,8 +115,11 @@ class Rig:
 
     def pose(self, activation_K: Array) -> tuple[Array, Array]:
         """Positions (R, 3) and normals (R, 3), nearly unit."""
-        state = (self.rest + activation_K @ self.basis).reshape(2, -1, 3)
-        return state[0], state[1]
+        state = self.rest.copy()
+        for k in np.flatnonzero(activation_K):  # few are active; and a library's threads would compete with other workers
+            cv2.scaleAdd(self.basis[k], float(activation_K[k]), state, dst=state)
+        positions, normals = state.reshape(2, -1, 3)
+        return positions, normals
 
 
 def build_rig(head: Head, identity: Identity, position_G3: Array) -> Rig:
@@ -151,7 +155,11 @@ def _without_hair(head: Head, move_G3: Array) -> Array:
 
 
 def activate(
-    intensity_M: Array, *, blink: float = 0.0, gaze: tuple[float, float] = (0.0, 0.0), speech: tuple[float, float] = (0.0, 0.0)
+    intensity_M: Array,
+    *,
+    blink: float = 0.0,
+    gaze: tuple[float, float] = (0.0, 0.0),
+    speech: tuple[float, float] = (0.0, 0.0),
 ) -> Array:
     """Activations (K,) of a rig from intensities 0–5 of AUS, eyelids 0–1, gaze right/up −1–1, and speech (AU18, AU16).
 

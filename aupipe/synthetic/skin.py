@@ -12,7 +12,7 @@ import numpy as np
 
 from aupipe.synthetic.folds import Folds, fold_at_rest, paint_folds
 from aupipe.synthetic.head import ATLAS, PATCHES, Array, Chart, Identity, hair_cover, load_chart, smoothstep, stream
-from aupipe.synthetic.mesh import HAIR, LASHES, LEFT_EYE, MOUTH, RIGHT_EYE, TEETH, TONGUE
+from aupipe.synthetic.mesh import HAIR, LASHES, LEFT_EYE, LOWER_TEETH, MOUTH, RIGHT_EYE, TONGUE, UPPER_TEETH
 
 _MELANIN_ABSORBS = np.float32([0.26, 0.42, 0.62])
 _BLOOD_ABSORBS = np.float32([0.11, 0.52, 0.56])
@@ -35,13 +35,20 @@ def paint_skin(identity: Identity, gain: dict[int, float]) -> Skin:
     colour = _paint_complexion(identity, chart, rng)
     colour = _cover(colour, _paint_brows(identity, chart, rng), hair)
     colour = _paint_scalp(colour, identity, chart, hair, rng)
+    collar = -4.55 - 0.5 * np.exp(-((chart.x / 1.2) ** 2)) * (chart.z > 0.2)
+    colour = _cover(colour, smoothstep(collar - chart.y, 0, 0.08), np.float32(identity.cloth))
     folds = paint_folds(identity, chart, gain, rng)
     colour *= (1 + fold_at_rest(identity, folds, rng))[..., None]
     colour[~chart.covered] = colour[chart.covered].mean(0)
     _put(colour, LEFT_EYE, eye := _paint_eye(identity, rng))
     _put(colour, RIGHT_EYE, eye[:, ::-1])
-    _put(colour, TEETH, _paint_teeth(rng))
-    for part, shade in ((TONGUE, (0.30, 0.10, 0.10)), (LASHES, 0.5 * hair), (MOUTH, (0.07, 0.018, 0.02))):
+    _put(colour, UPPER_TEETH, teeth := _paint_teeth(rng))
+    _put(colour, LOWER_TEETH, teeth[::-1])
+    for part, shade in (
+        (TONGUE, (0.30, 0.10, 0.10)),
+        (LASHES, 0.5 * hair + 0.06 * (1 - identity.femininity)),
+        (MOUTH, (0.07, 0.018, 0.02)),
+    ):
         _put(colour, part, np.tile(np.float32(shade), (8, 8, 1)))
     _put(colour, HAIR, _paint_strands(hair, rng))
     return Skin(np.clip(colour, 0.003, 1).astype(np.float32), folds)
@@ -123,7 +130,7 @@ def _paint_scalp(colour: Array, identity: Identity, chart: Chart, hair: Array, r
     noise = rng.standard_normal(ATLAS, dtype=np.float32)
     strands = cv2.blur(noise, (1, 17)) * 4 + cv2.blur(noise[::-1], (3, 41)) * 5
     edge = 4 * cover * (1 - cover)
-    cover = np.clip(cover + 0.22 * edge * strands, 0, 1) * (0.22 if identity.hair == "bald" else 1.0)
+    cover = np.clip(cover + 0.14 * edge * strands, 0, 1) * (0.22 if identity.hair == "bald" else 1.0)
     locks = hair * np.clip(1 + 0.32 * strands + 0.18 * tone, 0.25, 3)[..., None]
     return _cover(colour, cover, locks)
 
@@ -147,19 +154,15 @@ def _paint_eye(identity: Identity, rng: np.random.Generator) -> Array:
 
 
 def _paint_teeth(rng: np.random.Generator) -> Array:
-    """Both rows, seen from the front: teeth along an arch narrow towards the sides, with gaps and gums."""
-    rows, columns = 64, 112
-    across, down = np.meshgrid(np.linspace(-1, 1, columns, dtype=np.float32), np.linspace(0, 1, rows, dtype=np.float32))
-    arch = np.arcsin(np.clip(across, -0.999, 0.999)) / 0.21  # one tooth per unit
+    """The upper row from the front, gum above: teeth along an arch narrow towards the sides, with gaps and round ends."""
+    across, down = np.meshgrid(np.linspace(-1, 1, 112, dtype=np.float32), np.linspace(0, 1, 40, dtype=np.float32))
+    arch = np.arcsin(np.clip(across, -0.999, 0.999)) / 0.24  # one tooth per unit
     inside = np.abs(arch - np.floor(arch) - 0.5) * 2  # 0 in a tooth's middle, 1 in a gap
-    ivory = np.float32([0.80, 0.74, 0.62]) * np.float32(rng.uniform(0.8, 1.05))
-    shade = (1 - 0.75 * smoothstep(inside, 0.72, 1.0)) * np.clip(1 - 0.09 * np.abs(arch), 0.3, 1)
-    split = 0.47
-    edge = 0.04 * inside**2
-    gap = np.exp(-(((down - split) / 0.02) ** 2)) + smoothstep(edge - np.abs(down - split), -0.01, 0.01)
-    teeth = ivory * (shade * np.clip(1 - 0.85 * gap, 0.05, 1))[..., None]
-    gum = smoothstep(np.abs(down - split) + 0.06 * inside, 0.30, 0.36)
-    return _cover(teeth, gum, np.float32([0.36, 0.13, 0.12]))
+    ivory = np.float32([0.86, 0.80, 0.69]) * np.float32(rng.uniform(0.85, 1.05))
+    shade = (1 - 0.6 * smoothstep(inside, 0.78, 1.0)) * np.clip(1 - 0.10 * np.abs(arch), 0.25, 1)
+    shade *= 1 - 0.9 * smoothstep(down + 0.10 * inside**3, 0.93, 1.0)
+    gum = 1 - smoothstep(down - 0.06 * inside, 0.16, 0.26)
+    return _cover(ivory * shade[..., None], gum, np.float32([0.40, 0.15, 0.14]))
 
 
 def _put(atlas: Array, part: int, patch: Array) -> None:

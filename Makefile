@@ -1,0 +1,50 @@
+# `make demo` and `make test` do all the set-up that they need; a second run starts in seconds.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# A machine without a GPU: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu  (plain pip may bring gigabytes of CUDA)
+TORCH_INDEX ?=
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONUNBUFFERED := 1
+# The big tensors of a CPU training would otherwise be returned to the system and faulted in anew at every step.
+export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
+export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
+export MALLOC_ARENA_MAX ?= 4
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(BIN)/.installed  ## virtual environment, pinned packages, face models and head meshes
+	@aupipe assets > /dev/null
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("aupipe needs Python 3.11 or newer: make demo PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/pip install -q -c constraints.txt --index-url $(TORCH_INDEX) torch)
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup  ## render a corpus, train on it, evaluate, register the model; the table at the end
+	dvc repro
+	@cat reports/*/report.md
+	@cat data/registered/*/*/*.json
+	@echo "Next: aupipe predict VIDEO -o out.csv   (after: source $(BIN)/activate)"
+
+test: setup  ## every test, the whole pipeline on a small corpus included
+	python -m pytest
+
+lint: setup  ## style and types
+	ruff check . && ruff format --check . && mypy
+
+format: setup  ## rewrite the code in the house's style
+	ruff check --fix . ; ruff format .
+
+bench: setup  ## the benchmarks; results go to docs/log.md by hand
+	for b in benchmarks/*.py; do python $$b || exit 1; done
+
+clean:  ## forget all results; keeps the environment, the assets and data/raw
+	rm -rf data/recipes data/cards data/inventory data/manifest data/shards data/folds data/registered runs results reports
