@@ -151,7 +151,8 @@ def decode_clips(clips: pa.Table, spec: ClipSpec, epoch: Epoch, pool: ThreadPool
     """
     size, (B, T, M) = ALIGN_SIZE[spec.align], (clips.num_rows, spec.frames, len(spec.aus))
     frames = np.zeros((B, T, size, size, 3), np.uint8)
-    jobs = [(jpeg, frames[b, t]) for b, faces in enumerate(clips["faces"]) for t, jpeg in enumerate(faces)]
+    paths = clips["path"].to_pylist()
+    jobs = [(jpeg, frames[b, t], paths[b]) for b, faces in enumerate(clips["faces"]) for t, jpeg in enumerate(faces)]
     for _ in (pool.map if pool else map)(_decode_into, jobs):
         pass
     labels = np.stack(clips["labels"].to_pylist()).astype(np.float32).reshape(B, T, M)
@@ -162,12 +163,13 @@ def decode_clips(clips: pa.Table, spec: ClipSpec, epoch: Epoch, pool: ThreadPool
     return Batch(frames, np.where(mask, labels, 0), mask, crop, mirror, number, real)
 
 
-def _decode_into(job: tuple[pa.BinaryScalar, NDArray[np.uint8]]) -> None:
-    jpeg, target = job
+def _decode_into(job: tuple[pa.BinaryScalar, NDArray[np.uint8], str]) -> None:
+    jpeg, target, path = job
     if jpeg.is_valid:
-        image = cv2.imdecode(np.frombuffer(jpeg.as_buffer(), np.uint8), cv2.IMREAD_COLOR_RGB)
+        data = np.frombuffer(jpeg.as_buffer(), np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
         if image is None or image.shape != target.shape:
-            raise DataError("a face in a shard is not a readable JPEG of its size; run `dvc repro shards` to make it anew")
+            raise DataError(f"the shard {path} holds a face that is no JPEG of its size; run `dvc repro shards` to mend it")
         target[:] = image
 
 

@@ -82,6 +82,8 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         if self.name not in ("adam", "adamw", "sgd"):
             raise ConfigError(f"unknown optimiser '{self.name}'; known are adam, adamw, sgd")
+        if not self.lr > 0 or self.decay_every < 1:
+            raise ConfigError("an optimiser needs a positive lr and decay_every ≥ 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +94,10 @@ class PhaseConfig:
     epochs: int
     batch: int
     optimiser: OptimiserConfig
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch) < 1:
+            raise ConfigError(f"phase '{self.name}' needs at least one epoch and one clip per batch")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -279,6 +285,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def _resolve(recipes: dict[str, Any], name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     """A recipe with its `base` merged in, key by key; lists and scalars replace."""
+    if not isinstance(name, str):
+        raise ConfigError(f"recipes.{seen[-1]}: expected the name of a base, got {name!r}")
     if name in seen:
         raise ConfigError(f"recipes: the bases {' → '.join((*seen, name))} form a circle")
     if name not in recipes:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from aupipe.datasets import Partition
 from aupipe.facs import AUSet
 from aupipe.schema import ConfigError, DataError, LabelStats, au_weights, label_arrays
+
+if TYPE_CHECKING:
+    from aupipe.datasets import Partition
 
 __all__ = ["Fold", "au_weights", "label_stats", "load_folds", "make_folds", "pick_fold"]
 

@@ -94,12 +94,14 @@ class Sums:
         return {"loss": sum(terms.values()), **terms, "f1": mean_over_aus(self.counts.f1())}
 
 
-def fit(training: Training, worker: Worker | None = None) -> list[dict[str, Any]]:
+def fit(training: Training, worker: Worker | None = None, *, threads: int | None = None) -> list[dict[str, Any]]:
     """Run all phases; return the epochs' records. `<directory>/checkpoint` is the epoch with the best mean F1 on `val`.
 
     After every epoch `<directory>/last` holds what is needed to go on; a run that finds it there continues after it.
     """
     worker = worker or Worker()
+    if threads is not None:
+        torch.set_num_threads(threads)
     torch.manual_seed(training.seed)
     model = training.description.new_model().to(worker.device, memory_format=torch.channels_last)
     last = training.directory / "last"
@@ -213,6 +215,14 @@ def normalise(frames_uint8: Tensor, model: nn.Module) -> Tensor:
     mean = torch.tensor(model.MEAN, device=frames_uint8.device)
     std = torch.tensor(model.STD, device=frames_uint8.device)
     return ((frames_uint8.float() / 255 - mean) / std).movedim(-1, -3)
+
+
+def sum_over_processes(sums: NDArray[np.float64], device: str = "cpu") -> NDArray[np.float64]:
+    """Sum of an array over the processes of torch's default group; the array itself where there is none."""
+    tensor = torch.as_tensor(sums, dtype=torch.float64, device=device)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(tensor)
+    return tensor.cpu().numpy()
 
 
 def make_optimiser(config: OptimiserConfig, model: nn.Module) -> torch.optim.Optimizer:

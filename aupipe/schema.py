@@ -118,14 +118,14 @@ class LabelStats:
     n_M: NDArray[np.int64]
 
     def to_json(self) -> dict[str, Any]:
-        # JSON has no NaN: an undefined correlation travels as null.
-        pearson = [[None if np.isnan(r) else float(r) for r in row] for row in self.pearson_MM]
-        return {"rate": self.rate_M.tolist(), "pearson": pearson, "n": self.n_M.tolist()}
+        # JSON has no NaN: an undefined correlation, or the rate of an AU that is never coded, travels as null.
+        rate, *pearson = [[None if np.isnan(r) else float(r) for r in row] for row in (self.rate_M, *self.pearson_MM)]
+        return {"rate": rate, "pearson": pearson, "n": self.n_M.tolist()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> LabelStats:
-        pearson = [[np.nan if r is None else r for r in row] for row in values["pearson"]]
-        return cls(np.array(values["rate"], float), np.array(pearson, float), np.array(values["n"], np.int64))
+        rate, *pearson = [[np.nan if r is None else r for r in row] for row in (values["rate"], *values["pearson"])]
+        return cls(np.array(rate, float), np.array(pearson, float), np.array(values["n"], np.int64))
 
 
 def au_weights(rate_M: NDArray[np.floating]) -> NDArray[np.float64]:

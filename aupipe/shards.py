@@ -69,6 +69,7 @@ def build(
     tasks = [_task(rows, raw, out, corpus, base, files) for rows in iter_sessions(manifest)]
     entries = {task.target: entry for task in tasks if (entry := _finished(task)) is not None}
     pending = [task for task in tasks if task.target not in entries]
+    (out / INDEX).unlink(missing_ok=True)  # an older one would vouch for shards that are about to change
     if progress:
         progress(len(entries), len(tasks))
     for target, entry in (map or _all_cores)(build_session, pending) if pending else ():
@@ -103,12 +104,12 @@ def build_session(task: SessionTask) -> tuple[str, dict[str, Any]]:
     given = task.manifest.column_names
     columns = {name: task.manifest[name] if name in given else [r.get(name) for r in rows] for name in layout.names}
     table = pa.table(columns, schema=layout)
-    path = task.target.with_suffix(".parquet")
+    path = _beside(task.target, ".parquet")
     # JPEG bytes do not compress further, and statistics or dictionaries over them only cost.
     write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
     entry = _entry(table, task)
     sidecar = {"key": task.key, "sha256": _sha256(path), "entry": entry}
-    write_text(json.dumps(sidecar), task.target.with_suffix(".key"))
+    write_text(json.dumps(sidecar), _beside(task.target, ".key"))
     return str(task.target), entry
 
 
@@ -176,19 +177,26 @@ def zip_columns(table: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
 def _task(rows: pa.Table, raw: Path, out: Path, corpus: Corpus, base: str, files: dict[str, tuple[int, int]]) -> SessionTask:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows.combine_chunks())
+        # A copy, because a slice is written with bits of its neighbours in the last byte of a validity map.
+        writer.write_table(rows.take(pa.array(range(rows.num_rows))).combine_chunks())
     inputs = [files.get(source) for source in rows["source"].to_pylist()]
     key = fingerprint([base, hashlib.sha256(sink.getvalue()).hexdigest(), inputs])
-    target = out / rows["subject"][0].as_py() / rows["session"][0].as_py()
-    inside(out, f"{target.parent.name}/{target.name}")
-    return SessionTask(rows, raw, target, corpus, key)
+    subject, session = rows["subject"][0].as_py(), rows["session"][0].as_py()
+    if any(name in ("", ".", "..") or "/" in name for name in (subject, session)):
+        raise DataError(f"subject '{subject}', session '{session}' cannot name a file in {out}; rename them in the corpus")
+    return SessionTask(rows, raw, out / subject / session, corpus, key)
+
+
+def _beside(target: Path, suffix: str) -> Path:
+    """The file of a session; `Path.with_suffix` would take a part of a name with a dot in it for a suffix."""
+    return target.with_name(target.name + suffix)
 
 
 def _finished(task: SessionTask) -> dict[str, Any] | None:
     """The index entry of a session that was built from the same inputs by the same code, and is still whole."""
     try:
-        sidecar = json.loads(task.target.with_suffix(".key").read_text(encoding="utf-8"))
-        whole = sidecar["key"] == task.key and sidecar["sha256"] == _sha256(task.target.with_suffix(".parquet"))
+        sidecar = json.loads(_beside(task.target, ".key").read_text(encoding="utf-8"))
+        whole = sidecar["key"] == task.key and sidecar["sha256"] == _sha256(_beside(task.target, ".parquet"))
     except (OSError, ValueError, KeyError):
         return None
     return sidecar["entry"] if whole else None

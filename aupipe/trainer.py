@@ -10,11 +10,10 @@ from aupipe import stream  # first: it sets Ray's environment before Ray is impo
 
 import ray.train  # isort: skip
 import ray.train.torch
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from aupipe.checkpoint import load_progress
-from aupipe.loop import Training, Worker, fit
+from aupipe.loop import Training, Worker, fit, sum_over_processes
 from aupipe.schema import ConfigError
 
 MAX_FAILURES = 3  # restarts of the group of workers before the training gives up
@@ -62,7 +61,6 @@ def train(training: Training, workers: int = 2, *, gpu: bool = False) -> list[di
 
 def _work(training: Training, config: dict[str, Any]) -> None:
     """Body of one worker process."""
-    torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     worker = Worker(
@@ -70,18 +68,11 @@ def _work(training: Training, config: dict[str, Any]) -> None:
         world=context.get_world_size(),
         device=str(device),
         batches=stream.clip_stream,
-        reduce=partial(_sum_over_workers, device=device),
+        reduce=partial(sum_over_processes, device=str(device)),
         wrap=ray.train.torch.prepare_model,
     )
     stream.connect()
-    fit(training, worker)
-
-
-def _sum_over_workers(sums: Any, device: torch.device) -> Any:
-    tensor = torch.as_tensor(sums, dtype=torch.float64, device=device)
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(tensor)
-    return tensor.cpu().numpy()
+    fit(training, worker, threads=config["threads"])
 
 
 def _cause(error: Exception) -> Exception:

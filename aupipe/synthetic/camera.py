@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from aupipe.synthetic.head import Array
+from aupipe.synthetic.coordinates import Array, floats
 
 DISTANCE = 11.5  # from the lens to the head, decimetres
 HALF_HEIGHT = 1.5  # of what the frame shows at that distance
@@ -70,10 +70,10 @@ def set_up_camera(rng: np.random.Generator, height: int, seconds: float, cloth: 
 def studio(height: int, cloth: Array) -> Camera:
     """The same even light and grey wall for everybody, without noise: for contact sheets."""
     size = frame_size(height)
-    towards, fill = np.float32([-0.45, 0.45, 0.77]), np.float32([0.6, 0.1, 0.79])
+    towards, fill = floats([-0.45, 0.45, 0.77]), floats([0.6, 0.1, 0.79])
     white = np.ones(3, np.float32)
     light = Light(towards, fill, 0.85 * white, 0.22 * white, 0.24 * white, 0.06)
-    grey = np.linspace(0.30, 0.18, size[0], dtype=np.float32)[:, None, None] * np.float32([0.95, 1.0, 1.06])
+    grey = np.linspace(0.30, 0.18, size[0], dtype=np.float32)[:, None, None] * floats([0.95, 1.0, 1.06])
     background = np.repeat(grey, size[1], 1)
     _dress(background, (0.5, 1.17), (0.62, 0.30), cloth)
     return Camera(size, light, background, 0.35 * height / 256, 0.0, 1.05, 95, None)
@@ -114,8 +114,9 @@ def _draw_light(rng: np.random.Generator) -> Light:
     key = rng.uniform(0.7, 1.1) * (1 + rng.normal(0, 0.05, 3))
     fill = rng.uniform(0.08, 0.35) * (1 + rng.normal(0, 0.06, 3))
     ambient = rng.uniform(0.14, 0.35) * (1 + rng.normal(0, 0.04, 3))
-    parts = (towards, fill_towards / np.linalg.norm(fill_towards), key, fill, ambient)
-    return Light(*(part.astype(np.float32) for part in parts), float(rng.uniform(0.02, 0.14)))
+    fill_towards /= np.linalg.norm(fill_towards)
+    gloss = float(rng.uniform(0.02, 0.14))
+    return Light(floats(towards), floats(fill_towards), floats(key), floats(fill), floats(ambient), gloss)
 
 
 def _draw_occluder(rng: np.random.Generator, seconds: float) -> Occluder:

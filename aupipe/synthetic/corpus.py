@@ -29,9 +29,9 @@ from aupipe.assets import provenance
 from aupipe.config import SyntheticConfig, code, fingerprint, to_json
 from aupipe.facs import AU_SETS
 from aupipe.schema import DataError, write_text
-from aupipe.synthetic.head import TONES, draw_identity, name_subject
+from aupipe.synthetic.identity import TONES, draw_identity, name_subject
 from aupipe.synthetic.motion import TARGET_RATES
-from aupipe.synthetic.render import prepare_actor
+from aupipe.synthetic.render import Actor, prepare_actor
 from aupipe.synthetic.scene import Scene, contact_sheet, film, set_scene
 
 __all__ = ["SubjectTask", "contact_sheet", "render", "render_subject"]
@@ -100,8 +100,7 @@ def render_subject(task: SubjectTask) -> int:
     try:
         actor = prepare_actor(task.spec.seed, task.subject)
         for session, key in task.sessions:
-            scene = set_scene(task.spec, task.subject, session)
-            _write_session(task.raw, scene, lambda frame, scene=scene: film(actor, scene, frame), key)
+            _write_session(task.raw, actor, set_scene(task.spec, task.subject, session), key)
     finally:
         cv2.setNumThreads(threads)
     return len(task.sessions)
@@ -186,7 +185,7 @@ def _list_files(raw: Path, subject: str, session: str) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _write_session(raw: Path, scene: Scene, film_frame: Callable[[int], Any], key: str) -> None:
+def _write_session(raw: Path, actor: Actor, scene: Scene, key: str) -> None:
     """Frames first, under a temporary name; then the labels; the key last, which declares the session whole."""
     subject, session = _names(scene.subject, scene.session)
     sidecar, folder = raw / _KEYS / subject / session, raw / "Sequences" / subject / session
@@ -196,7 +195,7 @@ def _write_session(raw: Path, scene: Scene, film_frame: Callable[[int], Any], ke
     digits = 3 if subject[0] == "M" and int(subject[1:]) % 2 == 0 else 4
     options = [cv2.IMWRITE_JPEG_QUALITY, scene.camera.jpeg_quality]
     for frame in range(scene.frames):
-        done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(film_frame(frame), cv2.COLOR_RGB2BGR), options)
+        done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(film(actor, scene, frame), cv2.COLOR_RGB2BGR), options)
         if not done:
             raise DataError(f"OpenCV could not encode frame {frame} of {subject}/{session} as JPEG")
         (temporary / f"{frame:0{digits}d}.jpg").write_bytes(jpeg.tobytes())

@@ -6,12 +6,16 @@ a resting face that looks a little like an AU is what a detector must learn to s
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from aupipe.synthetic.head import ATLAS, Array, Chart, Identity
+from aupipe.synthetic.chart import Chart
+from aupipe.synthetic.coordinates import Array
+from aupipe.synthetic.head import ATLAS
+from aupipe.synthetic.identity import Identity
 
 Point = tuple[float, float]
 # Per AU: lines in face coordinates (|X|, Y), their half width and depth. Both sides of the face get them.
@@ -121,7 +125,7 @@ def _measure(x: Array, y: Array, points: list[Point]) -> tuple[Array, Array]:
     """Distance from a polyline, and how far along it the nearest point lies, 0–1."""
     nearest, along = np.full(x.shape, 9, np.float32), np.zeros_like(x)
     count = len(points) - 1
-    for i, ((x0, y0), (x1, y1)) in enumerate(zip(points, points[1:], strict=False)):
+    for i, ((x0, y0), (x1, y1)) in enumerate(itertools.pairwise(points)):
         dx, dy = x1 - x0, y1 - y0
         t = np.clip(((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy + 1e-9), 0, 1)
         distance = np.hypot(x - x0 - t * dx, y - y0 - t * dy)

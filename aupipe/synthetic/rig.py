@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 
 from aupipe.facs import AU_SETS
-from aupipe.synthetic.head import Array, Head, Identity, load_head, smoothstep, stream
+from aupipe.synthetic.coordinates import Array, smoothstep
+from aupipe.synthetic.head import Head, load_head
+from aupipe.synthetic.identity import Identity, stream
 from aupipe.synthetic.mesh import HAIR, LASHES, LOWER_TEETH, MOUTH, SKIN, TONGUE, UPPER_TEETH
 
 AUS = AU_SETS["synthetic"].numbers
@@ -86,13 +88,13 @@ def region_mask(au: int) -> Array:
     """Where an AU may move the base head's geometry vertices, (G,) in 0–1. The mouth's inside follows mouth AUs whole."""
     head = load_head()
     x_low, x_high, y_low, y_high = REGIONS[au]
-    x, y, _ = head.face_G3.T
+    x, y, _ = head.face.T
     across = np.abs(x)
     mask = smoothstep(across, x_low - _FADE, x_low) * (1 - smoothstep(across, x_high, x_high + _FADE))
     mask *= smoothstep(y, y_low - _FADE, y_low) * (1 - smoothstep(y, y_high, y_high + _FADE))
-    inner = np.isin(head.part_G, (UPPER_TEETH, LOWER_TEETH, TONGUE, MOUTH))
+    inner = np.isin(head.parts, (UPPER_TEETH, LOWER_TEETH, TONGUE, MOUTH))
     mask[inner] = float(au in _MOUTH_AUS)
-    mask[~inner & ~np.isin(head.part_G, (SKIN, LASHES))] = 0
+    mask[~inner & ~np.isin(head.parts, (SKIN, LASHES))] = 0
     return mask
 
 
@@ -131,7 +133,7 @@ def build_rig(head: Head, identity: Identity, position_G3: Array) -> Rig:
         gain[au], style = _draw_style(rng, au)
         moved[au] = displace(head, au, style)
     gaze = {name: {f"unit/{unit}": w for unit, w in _GAZE_UNITS[name].items()} for name in GAZE}
-    oblique = -0.5 * moved[4] * (1 - smoothstep(np.abs(head.face_G3[:, 0]), 0.5, 0.95))[:, None]
+    oblique = -0.5 * moved[4] * (1 - smoothstep(np.abs(head.face[:, 0]), 0.5, 0.95))[:, None]
     moves = [*moved.values(), *(_without_hair(head, head.displacement(gaze[name])) for name in GAZE), oblique]
     rows = [np.stack([move, head.normals(position_G3 + move) - normals])[:, head.geometry_R] for move in moves]
     rest = np.stack([position_G3, normals])[:, head.geometry_R]
@@ -151,7 +153,7 @@ def _draw_style(rng: np.random.Generator, au: int) -> tuple[float, dict[str, flo
 
 
 def _without_hair(head: Head, move_G3: Array) -> Array:
-    return move_G3 * (head.part_G != HAIR)[:, None]
+    return move_G3 * (head.parts != HAIR)[:, None]
 
 
 def activate(

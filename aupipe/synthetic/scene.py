@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from aupipe.config import SyntheticConfig
 from aupipe.synthetic.camera import Camera, set_up_camera, studio
-from aupipe.synthetic.head import draw_identity
+from aupipe.synthetic.coordinates import floats
+from aupipe.synthetic.identity import draw_identity
 from aupipe.synthetic.motion import CAMERA, Motion, frame_rng, perform, session_rng
 from aupipe.synthetic.render import Actor, Pose, prepare_actor, render_frame
 from aupipe.synthetic.rig import AUS, activate
@@ -45,7 +46,7 @@ def set_scene(spec: SyntheticConfig, subject: int, session: int) -> Scene:
     """A session of the corpus: a function of the spec's seed, seconds, fps, size and uncoded, and of the two numbers."""
     frames = spec.uncoded + max(1, round(spec.seconds * spec.fps))
     motion = perform(spec.seed, subject, session, frames, spec.fps)
-    cloth = np.float32(draw_identity(spec.seed, subject).cloth)
+    cloth = floats(draw_identity(spec.seed, subject).cloth)
     camera = set_up_camera(session_rng(spec.seed, subject, session, CAMERA), spec.size, frames / spec.fps, cloth)
     return Scene(spec.seed, subject, session, spec.uncoded, motion, camera)
 
@@ -78,10 +79,10 @@ def contact_sheet(
     """People × AU combinations at full intensity, in even light, with captions: (H, W, 3) uint8 RGB."""
     rows = []
     for subject in subjects:
-        actor, camera = prepare_actor(seed, subject), studio(height, np.float32(draw_identity(seed, subject).cloth))
+        actor, camera = prepare_actor(seed, subject), studio(height, floats(draw_identity(seed, subject).cloth))
         tiles = []
         for column in columns:
-            intensity = np.float32([5 * (au in column) for au in AUS])
+            intensity = floats([5 * (au in column) for au in AUS])
             noise = frame_rng(seed, subject, 0, 0)
             tiles.append(render_frame(actor, camera, activate(intensity), intensity, Pose(), noise))
         rows.append(np.hstack(tiles))

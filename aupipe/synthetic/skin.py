@@ -10,14 +10,18 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from aupipe.synthetic.chart import Chart, load_chart
+from aupipe.synthetic.coordinates import Array, floats, smoothstep
 from aupipe.synthetic.folds import Folds, fold_at_rest, paint_folds
-from aupipe.synthetic.head import ATLAS, PATCHES, Array, Chart, Identity, hair_cover, load_chart, smoothstep, stream
+from aupipe.synthetic.hair import hair_cover
+from aupipe.synthetic.head import ATLAS, PATCHES
+from aupipe.synthetic.identity import Identity, stream
 from aupipe.synthetic.mesh import HAIR, LASHES, LEFT_EYE, LOWER_TEETH, MOUTH, RIGHT_EYE, TONGUE, UPPER_TEETH
 
-_MELANIN_ABSORBS = np.float32([0.26, 0.42, 0.62])
-_BLOOD_ABSORBS = np.float32([0.11, 0.52, 0.56])
-_BARE = np.float32([0.90, 0.82, 0.78])
-_IRISES = np.float32([[0.16, 0.09, 0.06], [0.11, 0.07, 0.05], [0.10, 0.18, 0.28], [0.13, 0.18, 0.12], [0.07, 0.04, 0.03]])
+_MELANIN_ABSORBS = floats([0.26, 0.42, 0.62])
+_BLOOD_ABSORBS = floats([0.11, 0.52, 0.56])
+_BARE = floats([0.90, 0.82, 0.78])
+_IRISES = floats([[0.16, 0.09, 0.06], [0.11, 0.07, 0.05], [0.10, 0.18, 0.28], [0.13, 0.18, 0.12], [0.07, 0.04, 0.03]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ def paint_skin(identity: Identity, gain: dict[int, float]) -> Skin:
     colour = _cover(colour, _paint_brows(identity, chart, rng), hair)
     colour = _paint_scalp(colour, identity, chart, hair, rng)
     collar = -4.55 - 0.5 * np.exp(-((chart.x / 1.2) ** 2)) * (chart.z > 0.2)
-    colour = _cover(colour, smoothstep(collar - chart.y, 0, 0.08), np.float32(identity.cloth))
+    colour = _cover(colour, smoothstep(collar - chart.y, 0, 0.08), floats(identity.cloth))
     folds = paint_folds(identity, chart, gain, rng)
     colour *= (1 + fold_at_rest(identity, folds, rng))[..., None]
     colour[~chart.covered] = colour[chart.covered].mean(0)
@@ -49,7 +53,7 @@ def paint_skin(identity: Identity, gain: dict[int, float]) -> Skin:
         (LASHES, 0.5 * hair + 0.06 * (1 - identity.femininity)),
         (MOUTH, (0.07, 0.018, 0.02)),
     ):
-        _put(colour, part, np.tile(np.float32(shade), (8, 8, 1)))
+        _put(colour, part, np.tile(floats(shade), (8, 8, 1)))
     _put(colour, HAIR, _paint_strands(hair, rng))
     return Skin(np.clip(colour, 0.003, 1).astype(np.float32), folds)
 
@@ -104,8 +108,8 @@ def _paint_moles(rng: np.random.Generator) -> Array:
 
 def _draw_hair_colour(identity: Identity, rng: np.random.Generator) -> Array:
     fair = np.clip(rng.normal(0, 1), 0, 2.5) * (1 - np.clip(identity.melanin - 0.4, 0, 1))
-    grey = 0.3 * smoothstep(np.float32(identity.age), 0.5, 1.0) * rng.uniform(0, 1)
-    return np.float32([0.03, 0.022, 0.018]) + np.float32([0.14, 0.08, 0.035]) * fair + grey
+    grey = 0.3 * np.clip(2 * identity.age - 1, 0, 1) * rng.uniform(0, 1)
+    return floats([0.03, 0.022, 0.018]) + floats([0.14, 0.08, 0.035]) * fair + grey
 
 
 def _paint_brows(identity: Identity, chart: Chart, rng: np.random.Generator) -> Array:
@@ -144,13 +148,13 @@ def _paint_eye(identity: Identity, rng: np.random.Generator) -> Array:
     across, down = np.meshgrid(np.linspace(-1, 1, 56, dtype=np.float32), np.linspace(-1, 1, 56, dtype=np.float32))
     radius, angle = np.hypot(across, down), np.arctan2(down, across)
     darkness = min(1.0, identity.melanin / 1.2)
-    odds = np.float64([0.3, 0.2, 0.22 * (1 - darkness) + 1e-3, 0.14 * (1 - darkness) + 1e-3, 0.1 + 0.6 * darkness])
+    odds = np.array([0.3, 0.2, 0.22 * (1 - darkness) + 1e-3, 0.14 * (1 - darkness) + 1e-3, 0.1 + 0.6 * darkness])
     iris = _IRISES[rng.choice(5, p=odds / odds.sum())]
-    white = np.float32([1.0, 0.97, 0.95]) * np.float32(0.62) * (1 - 0.3 * smoothstep(radius, 0.5, 1.0))[..., None]
+    white = floats([1.0, 0.97, 0.95]) * np.float32(0.62) * (1 - 0.3 * smoothstep(radius, 0.5, 1.0))[..., None]
     rays = 1 + 0.3 * np.sin(angle * 23 + rng.normal()) * (radius > 0.2)
     ring = iris * (rays * (1 - 0.55 * smoothstep(radius, 0.36, 0.47)))[..., None]
     eye = _cover(white, 1 - smoothstep(radius, 0.43, 0.50), ring)
-    return _cover(eye, 1 - smoothstep(radius, 0.17, 0.23), np.float32([0.005, 0.005, 0.005]))
+    return _cover(eye, 1 - smoothstep(radius, 0.17, 0.23), floats([0.005, 0.005, 0.005]))
 
 
 def _paint_teeth(rng: np.random.Generator) -> Array:
@@ -158,11 +162,11 @@ def _paint_teeth(rng: np.random.Generator) -> Array:
     across, down = np.meshgrid(np.linspace(-1, 1, 112, dtype=np.float32), np.linspace(0, 1, 40, dtype=np.float32))
     arch = np.arcsin(np.clip(across, -0.999, 0.999)) / 0.24  # one tooth per unit
     inside = np.abs(arch - np.floor(arch) - 0.5) * 2  # 0 in a tooth's middle, 1 in a gap
-    ivory = np.float32([0.86, 0.80, 0.69]) * np.float32(rng.uniform(0.85, 1.05))
+    ivory = floats([0.86, 0.80, 0.69]) * np.float32(rng.uniform(0.85, 1.05))
     shade = (1 - 0.6 * smoothstep(inside, 0.78, 1.0)) * np.clip(1 - 0.10 * np.abs(arch), 0.25, 1)
     shade *= 1 - 0.9 * smoothstep(down + 0.10 * inside**3, 0.93, 1.0)
     gum = 1 - smoothstep(down - 0.06 * inside, 0.16, 0.26)
-    return _cover(ivory * shade[..., None], gum, np.float32([0.40, 0.15, 0.14]))
+    return _cover(ivory * shade[..., None], gum, floats([0.40, 0.15, 0.14]))
 
 
 def _put(atlas: Array, part: int, patch: Array) -> None:
