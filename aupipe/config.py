@@ -285,8 +285,6 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def _resolve(recipes: dict[str, Any], name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     """A recipe with its `base` merged in, key by key; lists and scalars replace."""
-    if not isinstance(name, str):
-        raise ConfigError(f"recipes.{seen[-1]}: expected the name of a base, got {name!r}")
     if name in seen:
         raise ConfigError(f"recipes: the bases {' → '.join((*seen, name))} form a circle")
     if name not in recipes:
@@ -296,6 +294,8 @@ def _resolve(recipes: dict[str, Any], name: str, seen: tuple[str, ...]) -> dict[
         raise ConfigError(f"recipes.{name}: expected a mapping, got {own!r}")
     own = dict(own)
     base = own.pop("base", None)
+    if not isinstance(base, str | None):
+        raise ConfigError(f"recipes.{name}: base: expected the name of a recipe, got {base!r}")
     return own if base is None else _merge(_resolve(recipes, base, (*seen, name)), own)
 
 

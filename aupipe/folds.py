@@ -38,6 +38,11 @@ class Fold:
         sides = {"train": list(self.train), "val": list(self.val), "test": list(self.test)}
         return {"name": self.name, **sides, "stats": self.stats.to_json()}
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Fold:
+        train, val, test = (tuple(values[side]) for side in ("train", "val", "test"))
+        return cls(values["name"], train, val, test, LabelStats.from_json(values["stats"]))
+
 
 def make_folds(
     manifest: pa.Table,
@@ -99,11 +104,7 @@ def load_folds(path: Path) -> dict[str, Fold]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; run `dvc repro folds`") from None
-    sides = ("train", "val", "test")
-    return {
-        v["name"]: Fold(v["name"], *(tuple(v[side]) for side in sides), LabelStats.from_json(v["stats"]))
-        for v in values["folds"]
-    }
+    return {v["name"]: Fold.from_json(v) for v in values["folds"]}
 
 
 def pick_fold(folds: dict[str, Fold], name: str) -> Fold:

@@ -103,7 +103,7 @@ def fit(training: Training, worker: Worker | None = None, *, threads: int | None
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(training.seed)
-    model = training.description.new_model().to(worker.device, memory_format=torch.channels_last)
+    model = training.description.new_model().to(worker.device)
     last = training.directory / "last"
     history: list[dict[str, Any]] = []
     if progress := checkpoint.load_progress(last):
@@ -134,7 +134,7 @@ class Pass:
     def __init__(self, training: Training, worker: Worker, model: nn.Module, phase: PhaseConfig, epoch: int) -> None:
         self.training, self.worker, self.phase, self.epoch = training, worker, phase, epoch
         self.model = model
-        self.bare = model.module if hasattr(model, "module") else model  # without the data-parallel wrapper
+        self.bare: nn.Module = getattr(model, "module", model)  # without the data-parallel wrapper
         self.stats = LabelStats.from_json(training.description.stats)
         self.weights = label_weights(training.recipe.loss, self.stats, worker.device)
         self.spec = ClipSpec.of(training.recipe, training.description.au_set, phase.batch)

@@ -45,7 +45,7 @@ class AUPredictor:
                 f"the checkpoint {directory} was trained on faces found by other models than those of this installation; "
                 "run `aupipe assets` to fetch the right ones, or train anew with `dvc repro`"
             )
-        return cls(model.to(memory_format=torch.channels_last), description)
+        return cls(model, description)
 
     @property
     def aus(self) -> AUSet:

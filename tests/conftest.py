@@ -1,9 +1,11 @@
-"""Inputs that several tests share, all made here: shards whose labels can be seen in the pixels."""
+"""Inputs that several tests share, all made here: shards whose labels can be seen in the pixels, and trainings on them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +16,7 @@ from aupipe.facs import AUSet
 from aupipe.shards import encode_jpeg
 
 AUS = AUSet((1, 4, 12))
+STATS = {"rate": [0.4, 0.4, 0.4], "pearson": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], "n": [100, 95, 100]}
 
 
 def write_shards(folder: Path, subjects: int = 6, sessions: int = 2, frames: int = 20, align: str = "face112") -> Path:
@@ -49,6 +52,48 @@ def _write_session(folder: Path, subject: str, session: str, frames: int, align:
     return entry | {"runs": [[0, frames]], "usable": [[0, 3], [4, frames - 4]]}
 
 
+def make_recipe(**changes: Any) -> Any:
+    """A small attention CNN: two epochs of 8 clips of 2 frames per step, 64-pixel crops, Adam."""
+    from aupipe.config import Recipe, build
+
+    phase = {"name": "train", "epochs": 2, "batch": 8, "optimiser": {"name": "adam", "lr": 0.001}}
+    values = {
+        "model": {"name": "attention_cnn"},
+        "input": {"align": "face112", "crop": 64},
+        "clip": {"frames": 2, "stride": 2},
+        "phases": [phase],
+    }
+    return build(Recipe, values | changes, "recipe")
+
+
+def describe(recipe: Any, **changes: Any) -> Any:
+    """What a checkpoint of `recipe` on the shared shards says of itself."""
+    from aupipe.checkpoint import Description
+
+    landmarker = {"name": "blazemesh", "fingerprint": "0"}
+    values = {"model": recipe.model, "aus": AUS.numbers, "input": recipe.input, "landmarker": landmarker, "stats": STATS}
+    return Description(**values | changes)
+
+
+def make_training(shards: Path, directory: Path, recipe: Any = None, **changes: Any) -> Any:
+    """A training on four of the shared shards' subjects, validated on a fifth."""
+    from aupipe.clips import ClipSpec, plan_clips
+    from aupipe.loop import Training
+
+    recipe = recipe or make_recipe()
+    spec = ClipSpec.of(recipe, AUS, recipe.phases[0].batch)
+    values = {
+        "recipe": recipe,
+        "description": describe(recipe),
+        "directory": directory,
+        "shards": shards,
+        "train_plan": plan_clips(shards, ["F001", "F002", "F003", "F004"], spec, train=True),
+        "val_plan": plan_clips(shards, ["F005"], spec),
+        "seed": 3,
+    }
+    return Training(**values | changes)
+
+
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of finished shards: 6 subjects × 2 sessions × 20 frames at 112 pixels, AUs 1, 4 and 12."""
@@ -58,3 +103,13 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def aus() -> AUSet:
     return AUS
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """A Ray of this machine, one for all the tests that want it."""
+    from aupipe import stream
+
+    stream.connect()
+    yield
+    stream.ray.shutdown()
