@@ -6,7 +6,6 @@ kept out of the label statistics too; the test side is touched once, by `evaluat
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from aupipe.facs import AUSet
-from aupipe.schema import ConfigError, DataError, LabelStats, au_weights, label_arrays
+from aupipe.schema import ConfigError, DataError, LabelStats, au_weights, label_arrays, read_json
 
 if TYPE_CHECKING:
     from aupipe.datasets import Partition
@@ -94,17 +93,13 @@ def label_stats(labels_NM: NDArray[np.floating]) -> LabelStats:
         covariance = (values.T @ values) / n - (sum_jk / n) * (sum_jk.T / n)
         variance_jk = square_jk / n - (sum_jk / n) ** 2
         pearson = covariance / np.sqrt(variance_jk * variance_jk.T)
-    pearson[~np.isfinite(pearson)] = np.nan
-    return LabelStats(rate_M, np.clip(pearson, -1, 1), n_M)
+    varies = variance_jk > 1e-12  # a constant column's variance is 0 up to rounding
+    return LabelStats(rate_M, np.where(varies & varies.T, np.clip(pearson, -1, 1), np.nan), n_M)
 
 
 def load_folds(path: Path) -> dict[str, Fold]:
     """The folds of `data/folds/<corpus>.json` by name."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; run `dvc repro folds`") from None
-    return {v["name"]: Fold.from_json(v) for v in values["folds"]}
+    return {v["name"]: Fold.from_json(v) for v in read_json(path, "folds")["folds"]}
 
 
 def pick_fold(folds: dict[str, Fold], name: str) -> Fold:

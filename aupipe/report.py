@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ matplotlib.use("Agg")  # no screen needed
 from matplotlib import pyplot as plt
 
 from aupipe.facs import ACTION_UNITS
-from aupipe.schema import DataError, replacing, write_text
+from aupipe.schema import read_json, replacing, write_text
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 _MODEL, _BASELINE, _AUC = "#0072B2", "#E69F00", "#009E73"
@@ -37,11 +36,9 @@ def load_results(results: Path, corpus: str, recipes: tuple[str, ...], folds: tu
     for recipe in recipes:
         for fold in folds:
             path = results / corpus / recipe / fold / "metrics.json"
-            if not path.exists():
-                raise DataError(f"{path} does not exist; run `dvc repro evaluate`")
             run = results.parent / "runs" / corpus / recipe / fold / "run.json"
-            history = json.loads(run.read_text(encoding="utf-8"))["history"]
-            found.append(Result(recipe, fold, json.loads(path.read_text(encoding="utf-8")), history))
+            metrics, history = read_json(path, "evaluate"), read_json(run, "train")["history"]
+            found.append(Result(recipe, fold, metrics, history))
     return found
 
 

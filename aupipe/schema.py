@@ -8,6 +8,7 @@ Labels are null on disk and a mask in memory: a corpus's own codes for "not code
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from dataclasses import dataclass
@@ -118,14 +119,15 @@ class LabelStats:
     n_M: NDArray[np.int64]
 
     def to_json(self) -> dict[str, Any]:
-        # JSON has no NaN: an undefined correlation, or the rate of an AU that is never coded, travels as null.
-        rate, *pearson = [[None if np.isnan(r) else float(r) for r in row] for row in (self.rate_M, *self.pearson_MM)]
+        # JSON has no NaN: an undefined rate or correlation travels as null.
+        rate, pearson = (np.ma.masked_invalid(values).tolist() for values in (self.rate_M, self.pearson_MM))
         return {"rate": rate, "pearson": pearson, "n": self.n_M.tolist()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> LabelStats:
-        rate, *pearson = [[np.nan if r is None else r for r in row] for row in (values["rate"], *values["pearson"])]
-        return cls(np.array(rate, float), np.array(pearson, float), np.array(values["n"], np.int64))
+        # float dtype turns None into NaN
+        rate, pearson = np.array(values["rate"], float), np.array(values["pearson"], float)
+        return cls(rate, pearson, np.array(values["n"], np.int64))
 
 
 def au_weights(rate_M: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -171,6 +173,26 @@ def write_text(text: str, path: Path) -> None:
     """Write UTF-8 text; the file appears whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_table(path: Path, made_by: str) -> pa.Table:
+    """A whole table. Raises DataError where it is absent or damaged, naming the stage that makes it."""
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; run `dvc repro {made_by}`") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and run `dvc repro {made_by}`") from None
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """A JSON file. Raises DataError where it is absent or damaged, naming the stage that makes it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; run `dvc repro {made_by}`") from None
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and run `dvc repro {made_by}`") from None
 
 
 def inside(root: Path, relative: str) -> Path:

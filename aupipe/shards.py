@@ -25,7 +25,7 @@ from aupipe import schema
 from aupipe.align import align
 from aupipe.config import Corpus, code, fingerprint
 from aupipe.landmarks import load_landmarker
-from aupipe.schema import DataError, inside, iter_sessions, write_table, write_text
+from aupipe.schema import DataError, inside, iter_sessions, read_json, write_table, write_text
 from aupipe.video import read_image
 
 logger = logging.getLogger(__name__)
@@ -90,10 +90,7 @@ def build(
 
 def load_index(shards: Path) -> dict[str, Any]:
     """The index of a finished folder of shards. Raises DataError where there is none."""
-    try:
-        return json.loads((shards / INDEX).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{shards} holds no finished shards; run `dvc repro shards`") from None
+    return read_json(shards / INDEX, "shards")
 
 
 def build_session(task: SessionTask) -> tuple[str, dict[str, Any]]:
@@ -107,8 +104,8 @@ def build_session(task: SessionTask) -> tuple[str, dict[str, Any]]:
     path = _beside(task.target, ".parquet")
     # JPEG bytes do not compress further, and statistics or dictionaries over them only cost.
     write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
-    entry = _entry(table, task)
-    sidecar = {"key": task.key, "sha256": _sha256(path), "entry": entry}
+    entry = _entry(table, task) | {"sha256": _sha256(path)}
+    sidecar = {"key": task.key, "entry": entry}
     write_text(json.dumps(sidecar), _beside(task.target, ".key"))
     return str(task.target), entry
 
@@ -196,7 +193,7 @@ def _finished(task: SessionTask) -> dict[str, Any] | None:
     """The index entry of a session that was built from the same inputs by the same code, and is still whole."""
     try:
         sidecar = json.loads(_beside(task.target, ".key").read_text(encoding="utf-8"))
-        whole = sidecar["key"] == task.key and sidecar["sha256"] == _sha256(_beside(task.target, ".parquet"))
+        whole = sidecar["key"] == task.key and sidecar["entry"]["sha256"] == _sha256(_beside(task.target, ".parquet"))
     except (OSError, ValueError, KeyError):
         return None
     return sidecar["entry"] if whole else None

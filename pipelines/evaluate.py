@@ -13,7 +13,7 @@ from aupipe.checkpoint import load_checkpoint
 from aupipe.clips import ClipSpec, plan_clips
 from aupipe.config import Recipe, build
 from aupipe.folds import load_folds, pick_fold
-from aupipe.schema import label_arrays, write_table, write_text
+from aupipe.schema import label_arrays, read_json, write_table, write_text
 from pipelines._door import logger, opened, parse
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     with opened(output):
         run = Path(f"runs/{args.corpus}/{args.recipe}/{args.fold}")
         source = Path(f"data/recipes/{args.recipe}.json")
-        recipe: Recipe = build(Recipe, json.loads(source.read_text(encoding="utf-8"))["recipe"], str(source))
+        recipe: Recipe = build(Recipe, read_json(source, "recipe")["recipe"], str(source))
         fold = pick_fold(load_folds(Path(f"data/folds/{args.corpus}.json")), args.fold)
         model, description = load_checkpoint(run / "checkpoint")
         shards = Path(f"data/shards/{args.corpus}")
@@ -36,7 +36,7 @@ def main() -> None:
         figures |= {"aus": list(description.aus), "frames_without_face": int((~found).sum()), "subjects": len(fold.test)}
         write_table(table, output / "predictions.parquet")
         write_text(json.dumps(figures, indent=1) + "\n", output / "metrics.json")
-        mlflow_run = json.loads((run / "run.json").read_text(encoding="utf-8"))["mlflow_run"]
+        mlflow_run = read_json(run / "run.json", "train")["mlflow_run"]
         tracking.log_results(mlflow_run, {k: figures[k] for k in ("f1", "auc", "accuracy", "all_positive", "prior")})
         logger.info(
             "%s: mean F1 %s (all positive %s), mean AUC %s",

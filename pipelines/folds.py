@@ -3,11 +3,9 @@
 import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from aupipe.datasets import get_dataset
 from aupipe.folds import make_folds
-from aupipe.schema import write_text
+from aupipe.schema import read_table, write_text
 from pipelines._door import logger, opened, params, parse
 
 
@@ -18,7 +16,7 @@ def main() -> None:
         given = params(args)
         corpus = given.corpus(args.corpus)
         published = get_dataset(corpus.layout, corpus.au_set).published if corpus.folds.published else None
-        manifest = pq.read_table(f"data/manifest/{args.corpus}.parquet")
+        manifest = read_table(Path(f"data/manifest/{args.corpus}.parquet"), "manifest")
         folds = make_folds(manifest, corpus.folds.k, published, given.seed, val_fraction=corpus.folds.val_fraction)
         write_text(json.dumps({"folds": [fold.to_json() for fold in folds]}, indent=1) + "\n", output)
         for fold in folds:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from aupipe import tracking
-from aupipe.schema import write_text
+from aupipe.schema import read_json, write_text
 from pipelines._door import logger, opened, params, parse
 
 
@@ -17,9 +17,9 @@ def main() -> None:
     with opened(output):
         first = params(args).experiment.folds[0]
         run = Path(f"runs/{args.corpus}/{args.recipe}/{args.fold}")
-        mlflow_run = json.loads((run / "run.json").read_text(encoding="utf-8"))["mlflow_run"]
+        mlflow_run = read_json(run / "run.json", "train")["mlflow_run"]
         results = Path(f"results/{args.corpus}/{args.recipe}/{args.fold}/metrics.json")
-        figures = json.loads(results.read_text(encoding="utf-8"))
+        figures = read_json(results, "evaluate")
         name = tracking.model_name(args.corpus, args.recipe)
         tags = tracking.lineage() | tracking.figures_as_tags(figures) | {"fold": args.fold, "recipe": args.recipe}
         version = tracking.register(

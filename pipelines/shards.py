@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from aupipe import shards, stream
 from aupipe.config import raw_root
+from aupipe.schema import read_table
 from pipelines._door import opened, params, parse, progress
 
 
@@ -14,8 +13,8 @@ def main() -> None:
     output = Path(f"data/shards/{args.corpus}")
     with opened(output), progress(f"aligning {args.corpus}") as report:
         shards.build(
-            pq.read_table(f"data/manifest/{args.corpus}.parquet"),
-            pq.read_table(f"data/inventory/{args.corpus}.parquet"),
+            read_table(Path(f"data/manifest/{args.corpus}.parquet"), "manifest"),
+            read_table(Path(f"data/inventory/{args.corpus}.parquet"), "inventory"),
             raw_root(args.corpus),
             output,
             params(args).corpus(args.corpus),

@@ -15,7 +15,7 @@ from aupipe.clips import ClipSpec, plan_clips
 from aupipe.config import Recipe, build, code, fingerprint
 from aupipe.facs import AUSet
 from aupipe.folds import Fold, load_folds, pick_fold
-from aupipe.schema import write_text
+from aupipe.schema import read_json, write_text
 from aupipe.shards import INDEX, load_index
 from pipelines._door import logger, opened, parse
 
@@ -31,7 +31,7 @@ def main() -> None:
     output = Path(f"runs/{args.corpus}/{args.recipe}/{args.fold}")
     with opened(output):
         source = Path(f"data/recipes/{args.recipe}.json")
-        resolved = json.loads(source.read_text(encoding="utf-8"))
+        resolved = read_json(source, "recipe")
         recipe: Recipe = build(Recipe, resolved["recipe"], str(source))
         fold = pick_fold(load_folds(Path(f"data/folds/{args.corpus}.json")), args.fold)
         shards = Path(f"data/shards/{args.corpus}")

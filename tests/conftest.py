@@ -16,6 +16,7 @@ from aupipe.facs import AUSet
 from aupipe.shards import encode_jpeg
 
 AUS = AUSet((1, 4, 12))
+LANDMARKER = {"name": "blazemesh", "fingerprint": "0"}
 STATS = {"rate": [0.4, 0.4, 0.4], "pearson": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], "n": [100, 95, 100]}
 
 
@@ -24,8 +25,9 @@ def write_shards(folder: Path, subjects: int = 6, sessions: int = 2, frames: int
     entries = []
     for s in range(subjects):
         for t in range(sessions):
-            entries.append(_write_session(folder, f"F{s + 1:03d}", f"T{t + 1}", frames, align, np.random.default_rng([s, t])))
-    index = {"aus": list(AUS), "align": [align], "landmarker": {"name": "blazemesh", "fingerprint": "0"}, "sessions": entries}
+            rng = np.random.default_rng([s, t])
+            entries.append(_write_session(folder, f"F{s + 1:03d}", f"T{t + 1}", frames, align, rng))
+    index = {"aus": list(AUS), "align": [align], "landmarker": LANDMARKER, "sessions": entries}
     schema.write_text(json.dumps(index), folder / "index.json")
     return folder
 
@@ -48,8 +50,8 @@ def _write_session(folder: Path, subject: str, session: str, frames: int, align:
     table = pa.table({name: [row.get(name) for row in rows] for name in layout.names}, schema=layout)
     schema.write_table(table, folder / subject / f"{session}.parquet", compression="none")
     status = {schema.OK: frames - 1, schema.NO_FACE: 1}
-    entry = {"path": f"{subject}/{session}.parquet", "subject": subject, "session": session, "rows": frames, "status": status}
-    return entry | {"runs": [[0, frames]], "usable": [[0, 3], [4, frames - 4]]}
+    entry = {"path": f"{subject}/{session}.parquet", "subject": subject, "session": session, "rows": frames}
+    return entry | {"status": status, "runs": [[0, frames]], "usable": [[0, 3], [4, frames - 4]]}
 
 
 def make_recipe(**changes: Any) -> Any:
@@ -70,8 +72,7 @@ def describe(recipe: Any, **changes: Any) -> Any:
     """What a checkpoint of `recipe` on the shared shards says of itself."""
     from aupipe.checkpoint import Description
 
-    landmarker = {"name": "blazemesh", "fingerprint": "0"}
-    values = {"model": recipe.model, "aus": AUS.numbers, "input": recipe.input, "landmarker": landmarker, "stats": STATS}
+    values = {"model": recipe.model, "aus": AUS.numbers, "input": recipe.input, "landmarker": LANDMARKER, "stats": STATS}
     return Description(**values | changes)
 
 
