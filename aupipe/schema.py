@@ -68,18 +68,19 @@ def shard_schema(aus: AUSet, alignments: tuple[str, ...]) -> pa.Schema:
     """One row per frame of one session: status, confidence of the landmarks, one JPEG and warp per alignment, labels.
 
     `landmarks` are the 49 points (x, y interleaved) in source pixels; `<align>_warp` the 2×3 map from source to aligned
-    pixels in row-major order. Both are null, like the JPEG, where status is not ok.
+    pixels in row-major order. Both are null, like the JPEG, where status is not ok; that is why the lists are not of a
+    fixed size, which Arrow cannot read back from Parquet where one is null (apache/arrow#35692).
     """
     faces = []
     for align in alignments:
-        faces += [pa.field(align, pa.binary()), pa.field(f"{align}_warp", pa.list_(pa.float32(), 6))]
+        faces += [pa.field(align, pa.binary()), pa.field(f"{align}_warp", pa.list_(pa.float32()))]
     return pa.schema(
         [
             *_FRAME_FIELDS,
             pa.field("source", pa.string()),
             pa.field("status", pa.string(), nullable=False),
             pa.field("confidence", pa.float32()),
-            pa.field("landmarks", pa.list_(pa.float32(), 98)),
+            pa.field("landmarks", pa.list_(pa.float32())),
             *faces,
             *_label_fields(aus),
         ]

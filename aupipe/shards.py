@@ -10,8 +10,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,13 @@ from aupipe import schema
 from aupipe.align import align
 from aupipe.config import Corpus, code, fingerprint
 from aupipe.landmarks import load_landmarker
+from aupipe.processes import Map, map_processes
 from aupipe.schema import DataError, inside, iter_sessions, read_json, write_table, write_text
 from aupipe.video import read_image
 
 logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
-Map = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def build(
     (out / INDEX).unlink(missing_ok=True)  # an older one would vouch for shards that are about to change
     if progress:
         progress(len(entries), len(tasks))
-    for target, entry in (map or _all_cores)(build_session, pending) if pending else ():
+    for target, entry in (map or map_processes)(build_session, pending) if pending else ():
         entries[Path(target)] = entry
         if progress:
             progress(len(entries), len(tasks))
@@ -114,9 +113,10 @@ def _face_row(source: str | None, task: SessionTask) -> dict[str, Any]:
     if source is None:
         return {"status": schema.MISSING}
     try:
-        image = read_image(inside(task.raw, source))
-    except FileNotFoundError:
-        return {"status": schema.MISSING}
+        path = inside(task.raw, source)
+        if not path.exists():
+            return {"status": schema.MISSING}
+        image = read_image(path)
     except DataError as error:
         logger.warning("%s", error)
         return {"status": schema.UNREADABLE}
@@ -224,11 +224,6 @@ def _check_budget(index: dict[str, Any], budget: float, out: Path) -> None:
             f"{out}: {bad} of {total.total()} frames gave no aligned face ({counts}), more than max_bad_fraction "
             f"= {budget}; look at the sessions' sidecars in {out}, then mend the corpus or raise the budget in params.yaml"
         )
-
-
-def _all_cores(function: Callable[[Any], Any], tasks: list[Any]) -> Iterator[Any]:
-    with ProcessPoolExecutor() as pool:
-        yield from pool.map(function, tasks)
 
 
 def read_window(path: Path, start: int, count: int, interval: int, columns: list[str]) -> pa.Table:

@@ -31,7 +31,7 @@ def main(size: int) -> None:
     print(f"subject set-up     {set_up:7.2f} s")
     print(f"one core           {single:7.1f} frames/s at {size} px, JPEG included ({single / REAL_TIME:.1f} × real time)")
     total = time_corpus(spec)
-    print(f"{cores} cores, on disk   {total:7.1f} frames/s with set-up and start of processes ({total / REAL_TIME:.1f} × real time)")
+    print(f"{cores} cores, on disk   {total:7.1f} frames/s with start and set-up ({total / REAL_TIME:.1f} × real time)")
 
 
 def time_one_core(spec: SyntheticConfig) -> tuple[float, float]:

@@ -68,7 +68,7 @@ def make_recipe(**changes: Any) -> Any:
     return build(Recipe, values | changes, "recipe")
 
 
-def describe(recipe: Any, **changes: Any) -> Any:
+def describe(recipe: Any, /, **changes: Any) -> Any:
     """What a checkpoint of `recipe` on the shared shards says of itself."""
     from aupipe.checkpoint import Description
 
@@ -93,6 +93,21 @@ def make_training(shards: Path, directory: Path, recipe: Any = None, **changes: 
         "seed": 3,
     }
     return Training(**values | changes)
+
+
+class StubLandmarker:
+    """Finds a face of fixed landmarks in any image that is not black; in a white one they all lie in one place."""
+
+    name, fingerprint = "blazemesh", "0"
+
+    def find_face(self, image: np.ndarray) -> Any:
+        from aupipe.landmarks import Face
+
+        points = np.random.default_rng(0).uniform(15, 49, (49, 2)).astype(np.float32)
+        points[19:25], points[25:31], points[13], points[31], points[37] = (20, 24), (44, 24), (32, 36), (24, 46), (40, 46)
+        if image.mean() > 250:
+            points[:] = 30
+        return Face(np.array([10, 10, 54, 54], np.float32), 0.75, points) if image.mean() > 5 else None
 
 
 @pytest.fixture(scope="session")

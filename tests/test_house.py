@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "aupipe"
 
 FLOOR_0 = {"facs", "schema", "config"}
-LEFT = {"assets", "datasets", "synthetic", "video", "landmarks", "align", "shards", "folds", "clips"}
+LEFT = {"assets", "processes", "datasets", "synthetic", "video", "landmarks", "align", "shards", "folds", "clips"}
 RIGHT = {"models", "losses", "metrics"}
 FLOOR_2 = {"loop", "checkpoint", "predictor"}
 FLOOR_3 = {"stream", "trainer", "tracking", "report"}
@@ -39,7 +39,7 @@ THIRD_PARTY = {
 }
 
 # Adapters carry batches, sums and records; they are not looked through. The model's own code is hashed in the recipe.
-ADAPTERS = {"stream", "trainer", "tracking", "models"}
+ADAPTERS = {"stream", "processes", "trainer", "tracking", "models"}
 # A stage that depends on a room's product does not depend on what only the making of that product needs.
 PRODUCTS = {"shards": "data/shards", "datasets": "data/manifest", "folds": "data/folds"}
 PINNED = {"assets"}  # how the files are made does not matter: their sha256 does, and it stands in assets.py itself

@@ -76,9 +76,14 @@ def test_weights_sum_to_one_for_any_rates(rates):
 def test_error_inside_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "sub" / "table.txt"
     schema.write_text("old", path)
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        temporary.write_text("half of it")
-        raise RuntimeError
+
+    def fail():
+        with replacing(path) as temporary:
+            temporary.write_text("half of it")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert path.read_text() == "old"
     assert [p.name for p in path.parent.iterdir()] == ["table.txt"]
 
@@ -97,7 +102,7 @@ def test_table_that_cannot_be_written_leaves_the_old_one(tmp_path):
     path = tmp_path / "table.parquet"
     write_table(pa.table({"a": [1]}), path)
     before = path.read_bytes()
-    with pytest.raises(Exception, match="compression|codec|Unsupported"):
+    with pytest.raises(Exception, match=r"compression|codec|Unsupported"):
         write_table(pa.table({"a": [2]}), path, compression="no such")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -17,7 +17,7 @@ Array = NDArray[np.floating[Any]]
 EYE_HEIGHT, EYE_HALF_DISTANCE = 7.284, 0.308  # of the base head, decimetres
 
 
-def floats(values: Sequence[Any] | Array) -> Array:
+def floats(values: Sequence[Any] | Array | float) -> Array:
     """A float32 array: what OpenCV and the renderer work in."""
     return np.array(values, np.float32)
 

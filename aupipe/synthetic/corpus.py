@@ -12,13 +12,12 @@ it, so that more subjects or sessions leave those that are there as they are.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-import multiprocessing
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import cv2
 from aupipe.assets import provenance
 from aupipe.config import SyntheticConfig, code, fingerprint, to_json
 from aupipe.facs import AU_SETS
+from aupipe.processes import Map, map_processes
 from aupipe.schema import DataError, write_text
 from aupipe.synthetic.identity import TONES, draw_identity, name_subject
 from aupipe.synthetic.motion import TARGET_RATES
@@ -36,7 +36,6 @@ from aupipe.synthetic.scene import Scene, contact_sheet, film, set_scene
 
 __all__ = ["SubjectTask", "contact_sheet", "render", "render_subject"]
 
-Map = Callable[[Callable[["SubjectTask"], int], list["SubjectTask"]], Iterator[int]]
 GENERATOR = "1"
 LICENCE = "CC0-1.0 (rendered people who do not exist)"
 INTENSITY_AUS = (6, 10, 12, 14, 17)
@@ -83,10 +82,10 @@ def render(
     if progress:
         progress(done, len(wanted))
     tasks = [
-        SubjectTask(spec, raw, subject, tuple((t, wanted[s, t]) for s, t in missing if s == subject))
-        for subject in dict.fromkeys(subject for subject, _ in missing)
+        SubjectTask(spec, raw, subject, tuple((session, wanted[subject, session]) for _, session in pairs))
+        for subject, pairs in itertools.groupby(missing, key=lambda pair: pair[0])
     ]
-    for count in (map or _map_processes)(render_subject, tasks):
+    for count in (map or map_processes)(render_subject, tasks):
         done += count
         if progress:
             progress(done, len(wanted))
@@ -104,23 +103,6 @@ def render_subject(task: SubjectTask) -> int:
     finally:
         cv2.setNumThreads(threads)
     return len(task.sessions)
-
-
-def _map_processes(function: Callable[[SubjectTask], int], tasks: list[SubjectTask]) -> Iterator[int]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cores, len(tasks))
-    if workers <= 1:
-        yield from (function(task) for task in tasks)
-        return
-    # Spawned: a forked copy of a process that has started Ray or CUDA does not work.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = [pool.submit(function, task) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _generator_key(spec: SyntheticConfig) -> str:

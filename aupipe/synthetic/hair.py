@@ -34,7 +34,8 @@ def hang_drape(skin_V3: Array, eyes: float, length: float) -> Array:
     taper = 0.88 + 0.12 * np.minimum(down * 5, 1) + 0.05 * down * np.sin(3 * round_head) ** 2
     x = width * np.sin(round_head) * taper
     z = middle - (middle - back) * np.cos(round_head) * taper * (1 - 0.25 * down)
-    return np.stack([x, eyes + 0.5 - (0.5 + length) * down, z], -1).reshape(-1, 3).astype(np.float32)
+    drop = (0.5 + length * (1 + 0.05 * np.sin(5 * round_head) + 0.04 * np.sin(17 * round_head))) * down
+    return np.stack([x, eyes + 0.5 - drop, z], -1).reshape(-1, 3).astype(np.float32)
 
 
 def weave_drape() -> NDArray[np.int32]:

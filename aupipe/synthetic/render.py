@@ -18,7 +18,7 @@ from aupipe.synthetic.head import ATLAS, Head, load_head, shape_head
 from aupipe.synthetic.identity import Identity, draw_identity
 from aupipe.synthetic.mesh import HAIR, LASHES, LEFT_EYE, LOWER_TEETH, MOUTH, RIGHT_EYE, SKIN, TONGUE, UPPER_TEETH
 from aupipe.synthetic.rig import AUS, Rig, build_rig
-from aupipe.synthetic.skin import Skin, paint_skin
+from aupipe.synthetic.skin import Skin, paint_skin, tint
 
 _LENS = 2 * float(np.arctan(HALF_HEIGHT / DISTANCE))
 _VIEW = np.eye(4, dtype=np.float32)
@@ -98,7 +98,7 @@ def render_frame(
     colour, cover = _rasterise(actor, size, position, irradiance, gloss, _apply_folds(actor, intensity_M))
     linear = _compose(camera, colour, cover)
     if camera.occluder is not None:
-        hand = np.exp(-actor.identity.melanin * floats([0.26, 0.42, 0.62])) * 0.55 * camera.light.key.mean()
+        hand = tint(floats(actor.identity.melanin), floats(0.7)) * camera.light.key
         draw_occluder(linear, camera.occluder, second, hand)
     return look_through(camera, linear, rng, 1 + flicker)
 

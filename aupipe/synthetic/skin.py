@@ -58,6 +58,11 @@ def paint_skin(identity: Identity, gain: dict[int, float]) -> Skin:
     return Skin(np.clip(colour, 0.003, 1).astype(np.float32), folds)
 
 
+def tint(melanin: Array, blood: Array) -> Array:
+    """The colour (…, 3) of skin with so much of its two pigments (…)."""
+    return _BARE * np.exp(-(melanin[..., None] * _MELANIN_ABSORBS + blood[..., None] * _BLOOD_ABSORBS))
+
+
 def cloud(rng: np.random.Generator, grids: tuple[int, ...], fall: float = 0.7) -> Array:
     """Noise over the atlas: grids of so many columns, each `fall` as strong as the one before; unit variance."""
     rows, columns = ATLAS
@@ -87,7 +92,7 @@ def _paint_complexion(identity: Identity, chart: Chart, rng: np.random.Generator
     melanin += rng.uniform(0.05, 0.3) * _bump(across, y, (0.9, -0.28), (0.45, 0.22)) + chart.lids * rng.uniform(0, 0.25)
     melanin += _paint_moles(rng)
     lips = cv2.GaussianBlur(chart.lips, (0, 0), 1.5)
-    rouge = rng.uniform(0.3, 0.9) if identity.sex == "F" and rng.random() < 0.4 else 0.0
+    rouge = rng.uniform(0.3, 0.9) if identity.sex == "F" and rng.random() < 0.6 else 0.0
     blood += lips * (rng.uniform(0.5, 1.1) + rouge) * (1 + 0.12 * fine)
     melanin += lips * (0.12 * rng.uniform(0, 1) + 0.15 * identity.melanin)
     if identity.sex == "M":
@@ -98,7 +103,7 @@ def _paint_complexion(identity: Identity, chart: Chart, rng: np.random.Generator
     # The lid's crease, which the mesh does not have.
     crease = 0.27 - 0.55 * (across - 0.98) ** 2
     melanin += (0.9 - 0.6 * identity.ancestry[1]) * _bump(across, y - crease, (0.98, 0), (0.36, 0.035))
-    return _BARE * np.exp(-(melanin[..., None] * _MELANIN_ABSORBS + blood[..., None] * _BLOOD_ABSORBS))
+    return tint(melanin, blood)
 
 
 def _paint_moles(rng: np.random.Generator) -> Array:
@@ -115,7 +120,7 @@ def _draw_hair_colour(identity: Identity, rng: np.random.Generator) -> Array:
 def _paint_brows(identity: Identity, chart: Chart, rng: np.random.Generator) -> Array:
     """How much of the skin brow hairs cover: an arc that thins towards the temple, of slanted strands."""
     across, y = np.abs(chart.x), chart.y
-    height, thickness = 0.62 + rng.normal(0, 0.06), rng.uniform(0.11, 0.19) * (1.1 - 0.35 * identity.femininity)
+    height, thickness = 0.62 + rng.normal(0, 0.06), rng.uniform(0.11, 0.19) * (1.15 - 0.5 * identity.femininity)
     density = rng.uniform(0.6, 1.0)
     arch = 0.16 * np.sin(np.clip((across - 0.3) / 1.5, 0, 1) * np.pi * 0.75) - 0.24 * np.clip(across - 1.35, 0, 1)
     along = np.clip((across - 0.28) / 1.5, 0, 1)
@@ -134,14 +139,14 @@ def _paint_scalp(colour: Array, identity: Identity, chart: Chart, hair: Array, r
     noise = rng.standard_normal(ATLAS, dtype=np.float32)
     strands = cv2.blur(noise, (1, 17)) * 4 + cv2.blur(noise[::-1], (3, 41)) * 5
     edge = 4 * cover * (1 - cover)
-    cover = np.clip(cover + 0.14 * edge * strands, 0, 1) * (0.22 if identity.hair == "bald" else 1.0)
+    cover = np.clip(cover + 0.14 * edge * strands, 0, 1) * (0.1 if identity.hair == "bald" else 1.0)
     locks = hair * np.clip(1 + 0.32 * strands + 0.18 * tone, 0.25, 3)[..., None]
     return _cover(colour, cover, locks)
 
 
 def _paint_strands(hair: Array, rng: np.random.Generator) -> Array:
     streaks = cv2.blur(rng.standard_normal((128, 56), dtype=np.float32), (1, 31)) * 4
-    return np.clip(hair * (1 + 0.5 * streaks)[..., None], 0.004, 1)
+    return np.clip(hair * (1 + 0.35 * streaks)[..., None], 0.004, 1)
 
 
 def _paint_eye(identity: Identity, rng: np.random.Generator) -> Array:

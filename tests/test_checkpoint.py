@@ -1,0 +1,167 @@
+"""checkpoint.py: what is loaded is what was saved, whole or not at all, and nothing is ever unpickled."""
+
+import inspect
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import describe, make_recipe
+
+from aupipe import checkpoint
+from aupipe.checkpoint import load_checkpoint, load_optimiser, load_progress, load_weights, save_checkpoint, save_state
+from aupipe.config import OptimiserConfig
+from aupipe.loop import make_optimiser
+from aupipe.schema import DataError
+
+DESCRIPTION = describe(
+    make_recipe(), recipe="r", corpus="c", fold="fold1", provenance={"git": "abc"}, subjects={"train": ["F001"]}
+)
+
+
+@pytest.fixture
+def model():
+    """A model with weights and running statistics that a new one does not have."""
+    torch.manual_seed(1)
+    model = DESCRIPTION.new_model().train()
+    model(torch.rand(2, 1, 3, 64, 64))
+    return model
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    save_checkpoint(tmp_path / "checkpoint", model, DESCRIPTION)
+    return tmp_path / "checkpoint"
+
+
+def assert_equal_states(one, other):
+    assert list(one) == list(other)
+    for name in one:
+        assert one[name].dtype == other[name].dtype
+        assert torch.equal(one[name], other[name]), name
+
+
+def test_model_comes_back_to_the_bit(model, saved):
+    loaded, description = load_checkpoint(saved)
+    assert description == DESCRIPTION
+    assert not loaded.training
+    assert_equal_states(model.state_dict(), loaded.state_dict())
+    frames = torch.rand(1, 2, 3, 64, 64)
+    assert torch.equal(model.eval()(frames).logits_BTM, loaded(frames).logits_BTM)
+
+
+def test_checkpoint_is_safetensors_and_json_that_describe_themselves(saved):
+    assert sorted(p.name for p in saved.iterdir()) == ["checkpoint.json", "model.safetensors"]
+    values = json.loads((saved / "checkpoint.json").read_text())
+    assert values["model"] == {"name": "attention_cnn"}
+    assert values["aus"] == [1, 4, 12]
+    assert values["input"] == {"align": "face112", "crop": 64}
+    assert values["landmarker"]["name"] == "blazemesh"
+
+
+def test_same_model_gives_the_same_bytes(model, saved, tmp_path):
+    save_checkpoint(tmp_path / "other", model, DESCRIPTION)
+    for name in ("checkpoint.json", "model.safetensors"):
+        assert (saved / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def edit(path, change):
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda d: (d / "model.safetensors").unlink(), "missing, damaged or of another model"),
+        (lambda d: (d / "checkpoint.json").unlink(), r"is no checkpoint.*dvc repro"),
+        (lambda d: (d / "model.safetensors").write_bytes((d / "model.safetensors").read_bytes()[:-100]), "damaged"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"x" * 100), "damaged"),
+        (lambda d: (d / "checkpoint.json").write_text('{"model"'), "damaged checkpoint"),
+        (lambda d: (d / "checkpoint.json").write_text("[]"), "damaged checkpoint"),
+        (lambda d: edit(d / "checkpoint.json", lambda v: v.pop("aus")), "the key 'aus' is missing"),
+        (lambda d: edit(d / "checkpoint.json", lambda v: v.update(new=1)), "unknown key 'new'"),
+        (lambda d: edit(d / "checkpoint.json", lambda v: v.update(aus=[1, 4])), "of another model"),
+        (lambda d: edit(d / "checkpoint.json", lambda v: v["model"].update(attention=False)), "of another model"),
+    ],
+)
+def test_damaged_checkpoint_is_one_sentence(saved, damage, reason):
+    damage(saved)
+    with pytest.raises(DataError, match=reason) as caught:
+        load_checkpoint(saved)
+    assert "\n" not in str(caught.value)
+
+
+def test_directory_that_is_none_is_one_sentence(tmp_path):
+    with pytest.raises(DataError, match="is no checkpoint"):
+        load_checkpoint(tmp_path / "absent")
+
+
+def test_no_pickle_is_loaded(saved):
+    source = inspect.getsource(checkpoint)
+    assert not [word for word in ("torch.load", "torch.save", "import pickle", "pickle.") if word in source]
+    (saved / "model.safetensors").rename(saved / "model.pt")
+    with pytest.raises(DataError, match="missing"):
+        load_checkpoint(saved)
+    torch.save(DESCRIPTION.new_model().state_dict(), saved / "model.safetensors")
+    with pytest.raises(DataError, match="damaged"):
+        load_checkpoint(saved)
+
+
+def train(model, optimiser, steps):
+    torch.manual_seed(steps)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        model(torch.rand(2, 1, 3, 64, 64)).logits_BTM.square().sum().backward()
+        optimiser.step()
+
+
+@pytest.mark.parametrize(("name", "momentum"), [("adam", 0.9), ("adamw", 0.9), ("sgd", 0.9), ("sgd", 0.0)])
+def test_training_goes_on_from_a_state_as_if_never_stopped(model, tmp_path, name, momentum):
+    config = OptimiserConfig(name=name, lr=0.001, momentum=momentum, weight_decay=0.01)
+    optimiser = make_optimiser(config, model)
+    train(model, optimiser, 2)
+    save_state(tmp_path / "last", model, DESCRIPTION, optimiser, {"history": [1, None]})
+    train(model, optimiser, 3)
+
+    other = DESCRIPTION.new_model().train()
+    resumed = make_optimiser(replace(config, lr=0.5), other)
+    load_weights(tmp_path / "last", other)
+    load_optimiser(tmp_path / "last", resumed)
+    assert resumed.param_groups[0]["lr"] == 0.001
+    train(other, resumed, 3)
+    assert_equal_states(model.state_dict(), other.state_dict())
+    assert load_progress(tmp_path / "last") == {"history": [1, None]}
+
+
+def test_no_state_is_no_progress(saved):
+    assert load_progress(saved) is None
+    assert load_progress(saved / "absent") is None
+
+
+def test_failed_write_leaves_the_old_checkpoint_and_nothing_else(saved, monkeypatch):
+    before = {p.name: p.read_bytes() for p in saved.iterdir()}
+
+    def fail(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(saved, DESCRIPTION.new_model(), DESCRIPTION)
+    assert {p.name: p.read_bytes() for p in saved.iterdir()} == before
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(saved.with_name("new"), DESCRIPTION.new_model(), DESCRIPTION)
+    assert [p.name for p in saved.parent.iterdir()] == ["checkpoint"]
+
+
+def test_new_checkpoint_takes_the_place_of_the_old_one(saved):
+    (saved / "stale.txt").write_text("of the old one")
+    torch.manual_seed(2)
+    newer = DESCRIPTION.new_model()
+    save_checkpoint(saved, newer, replace(DESCRIPTION, fold="fold2"))
+    loaded, description = load_checkpoint(saved)
+    assert description.fold == "fold2"
+    assert_equal_states(newer.state_dict(), loaded.state_dict())
+    assert not (saved / "stale.txt").exists()

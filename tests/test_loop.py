@@ -1,0 +1,181 @@
+"""loop.py: it learns what can be seen, goes on exactly where it was, and predicts a row for every planned frame."""
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import AUS, describe, make_recipe, make_training
+from safetensors.torch import load_file
+
+from aupipe import loop, schema
+from aupipe.checkpoint import load_checkpoint
+from aupipe.clips import ClipSpec, clip_batches, plan_clips
+from aupipe.metrics import Counts
+from aupipe.predictor import AUPredictor
+from aupipe.schema import DataError
+
+
+def phase(name="train", epochs=2, batch=8, **optimiser):
+    return {"name": name, "epochs": epochs, "batch": batch, "optimiser": {"name": "adam", "lr": 0.001, **optimiser}}
+
+
+TIMINGS = ("seconds", "frames_per_s")
+
+
+def figures(history):
+    """The records without what depends on the machine."""
+    return [{k: v for k, v in record.items() if k not in TIMINGS} for record in history]
+
+
+class InterruptionError(Exception):
+    pass
+
+
+def stop_after(epochs):
+    def on_epoch(record):
+        if record["epoch"] == epochs:
+            raise InterruptionError
+
+    return on_epoch
+
+
+def assert_same_weights(one, other):
+    one, other = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert list(one) == list(other)
+    assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_training_learns_what_can_be_seen(shards, tmp_path):
+    # AU 4 brightens the middle, which a mirrored face shares; calling every frame positive has an F1 of about 0.57.
+    recipe = make_recipe(phases=[phase(epochs=5, lr=0.002)], loss={"weighting": "positive"})
+    history = loop.fit(make_training(shards, tmp_path, recipe))
+    assert history[-1]["train"]["loss"] < 0.7 * history[0]["train"]["loss"]
+    assert max(record["val_f1"]["AU04"] for record in history) > 0.85
+    model, description = load_checkpoint(tmp_path / "checkpoint")
+    spec = ClipSpec.of(recipe, AUS, 8)
+    table = loop.predict_table(model, description, plan_clips(shards, ["F006"], spec), shards, spec)
+    labels, mask = schema.label_arrays(table, AUS)
+    probs = np.stack([table[c].to_numpy() for c in AUS.probability_columns], 1)
+    counts = Counts.from_probs(probs, labels, mask & ~np.isnan(probs))
+    assert counts.f1()[1] > 0.85, "on a subject that it has never seen"
+
+
+def test_records_hold_an_epoch_each_and_the_best_one_is_kept(shards, tmp_path):
+    kept = []
+
+    def on_epoch(record):
+        kept.append((record["val"]["f1"], load_file(tmp_path / "last" / "model.safetensors")))
+
+    history = loop.fit(make_training(shards, tmp_path, make_recipe(phases=[phase(epochs=3)]), on_epoch=on_epoch))
+    assert [record["epoch"] for record in history] == [1, 2, 3]
+    assert list(history[0]["val_f1"]) == ["AU01", "AU04", "AU12"]
+    assert history[0]["val"]["f1"] == pytest.approx(np.mean(list(history[0]["val_f1"].values())))
+    assert history[0]["train"]["loss"] == pytest.approx(history[0]["train"]["bce"])
+    best = max(score for score, _ in kept)
+    weights = [weights for score, weights in kept if score == best][-1]
+    chosen = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    assert all(torch.equal(chosen[k], weights[k]) for k in chosen)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "last"]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_interrupted_training_ends_like_an_uninterrupted_one(shards, tmp_path, stop):
+    phases = [phase("warm", 2), phase("tune", 2, name="sgd", lr=0.01, decay=0.5)]
+    recipe = make_recipe(phases=phases, clip={"frames": 2, "stride": 5})
+    whole = loop.fit(make_training(shards, tmp_path / "whole", recipe))
+    with pytest.raises(InterruptionError):
+        loop.fit(make_training(shards, tmp_path / "cut", recipe, on_epoch=stop_after(stop)))
+    history = loop.fit(make_training(shards, tmp_path / "cut", recipe))
+    assert figures(history) == figures(whole)
+    assert [(r["phase"], r["lr"]) for r in whole] == [("warm", 0.001)] * 2 + [("tune", 0.01), ("tune", 0.005)]
+    for name in ("last", "checkpoint"):
+        assert_same_weights(tmp_path / "cut" / name, tmp_path / "whole" / name)
+
+
+def test_finished_training_is_not_trained_again(shards, tmp_path):
+    recipe = make_recipe(phases=[phase(epochs=1)], clip={"frames": 2, "stride": 9})
+    history = loop.fit(make_training(shards, tmp_path, recipe))
+    before = (tmp_path / "checkpoint" / "model.safetensors").read_bytes()
+    assert loop.fit(make_training(shards, tmp_path, recipe, on_epoch=stop_after(1))) == history
+    assert (tmp_path / "checkpoint" / "model.safetensors").read_bytes() == before
+
+
+def test_seed_decides_the_training(shards, tmp_path):
+    recipe = make_recipe(phases=[phase(epochs=1)], clip={"frames": 2, "stride": 9})
+    runs = [loop.fit(make_training(shards, tmp_path / str(n), recipe, seed=s)) for n, s in enumerate((1, 1, 2))]
+    assert figures(runs[0]) == figures(runs[1])
+    assert figures(runs[0]) != figures(runs[2])
+
+
+def test_loss_that_is_not_a_number_is_an_error_with_its_clips(shards, tmp_path):
+    recipe = make_recipe(phases=[phase(name="sgd", lr=1e30)])
+    with pytest.raises(DataError, match=r"the loss is (nan|inf) at clips \[\d+.*learning rate"):
+        loop.fit(make_training(shards, tmp_path, recipe))
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_mixed_precision_trains_to_finite_figures(shards, tmp_path):
+    recipe = make_recipe(precision="bf16", phases=[phase(epochs=1)], clip={"frames": 2, "stride": 9})
+    full = make_recipe(phases=[phase(epochs=1)], clip={"frames": 2, "stride": 9})
+    mixed, exact = (loop.fit(make_training(shards, tmp_path / r.precision, r))[0]["train"]["loss"] for r in (recipe, full))
+    assert mixed != exact
+    assert mixed == pytest.approx(exact, rel=0.1)
+    assert {t.dtype for t in load_file(tmp_path / "bf16/checkpoint/model.safetensors").values()} == {
+        torch.float32,
+        torch.int64,
+    }
+
+
+def test_crop_and_mirror_are_taken_as_drawn(shards):
+    spec = ClipSpec(AUS, 2, 2, 1, "face112", 96, 6)
+    plan = plan_clips(shards, ["F001", "F002"], spec, train=True)
+    batch = next(clip_batches(plan, shards, spec, train=True, seed=4))
+    assert 0 < batch.mirror_B.sum() < 6, "both kinds are in this batch"
+    model = make_model(MEAN=(0.5, 0.4, 0.3), STD=(0.1, 0.2, 0.3))
+    frames, labels, mask = loop.prepare(batch, model, 96, "cpu")
+    assert frames.shape == (6, 2, 3, 96, 96)
+    for b, (top, left) in enumerate(batch.crop_B2):
+        for t in range(2):
+            expected = batch.frames_BTHWC[b, t, top : top + 96, left : left + 96].astype(np.float32) / 255
+            expected = expected[:, ::-1] if batch.mirror_B[b] else expected
+            expected = (expected - model.MEAN) / model.STD
+            np.testing.assert_allclose(frames[b, t].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+    np.testing.assert_array_equal(labels.numpy(), batch.labels_BTM)
+    np.testing.assert_array_equal(mask.numpy(), batch.mask_BTM)
+
+
+def make_model(**constants):
+    torch.manual_seed(0)
+    model = describe(make_recipe()).new_model().eval()
+    for name, value in constants.items():
+        setattr(model, name, value)
+    return model
+
+
+def test_table_has_a_row_for_every_planned_frame(shards):
+    spec = ClipSpec(AUS, 3, 3, 1, "face112", 64, 4)
+    plan = plan_clips(shards, ["F002", "F005"], spec)
+    model, description = make_model(), describe(make_recipe())
+    table = loop.predict_table(model, description, plan, shards, spec)
+    assert table.schema == schema.predictions_schema(AUS)
+    sources = [pq.read_table(shards / path) for path in dict.fromkeys(plan["path"].to_pylist())]
+    for column in ("subject", "session", "frame", "status", *AUS.columns):
+        assert table[column].to_pylist() == [value for source in sources for value in source[column].to_pylist()]
+    ok = np.array(table["status"].to_pylist()) == "ok"
+    probs = np.stack([table[c].to_numpy() for c in AUS.probability_columns], 1)
+    np.testing.assert_array_equal(np.isnan(probs), np.repeat(~ok[:, None], 3, 1))
+    assert table["AU01_p"].null_count == 4, "null, not NaN"
+    faces = [cv2.imdecode(np.frombuffer(j, np.uint8), 1)[:, :, ::-1] for s in sources for j in s["face112"].to_pylist() if j]
+    expected = AUPredictor(model, description).predict_faces(np.stack(faces))
+    np.testing.assert_allclose(probs[ok], expected, atol=1e-5)
+
+
+def test_sums_of_workers_add_up():
+    counts = Counts.from_probs([[0.9, 0.1, 0.9]], [[1, 1, 0]], np.ones((1, 3), bool))
+    sums = loop.Sums(counts, {"bce": 3.0, "attention_l1": 1.0}, steps=2, frames=7)
+    total = sums.reduced(lambda array: array * 2)
+    assert (total.steps, total.frames, total.terms) == (4, 14, {"bce": 6.0, "attention_l1": 2.0})
+    np.testing.assert_array_equal(total.counts.to_array(), 2 * counts.to_array())
+    assert total.figures() == sums.figures() == {"loss": 2.0, "bce": 1.5, "attention_l1": 0.5, "f1": 0.5}
+    np.testing.assert_array_equal(loop.sum_over_processes(np.array([1.5, 2])), [1.5, 2])
