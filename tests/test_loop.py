@@ -16,7 +16,7 @@ from aupipe.predictor import AUPredictor
 from aupipe.schema import DataError
 
 
-def phase(name="train", epochs=2, batch=8, **optimiser):
+def phase(name="train", epochs=2, batch=8, /, **optimiser):
     return {"name": name, "epochs": epochs, "batch": batch, "optimiser": {"name": "adam", "lr": 0.001, **optimiser}}
 
 
@@ -48,7 +48,7 @@ def assert_same_weights(one, other):
 
 def test_training_learns_what_can_be_seen(shards, tmp_path):
     # AU 4 brightens the middle, which a mirrored face shares; calling every frame positive has an F1 of about 0.57.
-    recipe = make_recipe(phases=[phase(epochs=5, lr=0.002)], loss={"weighting": "positive"})
+    recipe = make_recipe(phases=[phase("train", 5, lr=0.002)], loss={"weighting": "positive"})
     history = loop.fit(make_training(shards, tmp_path, recipe))
     assert history[-1]["train"]["loss"] < 0.7 * history[0]["train"]["loss"]
     assert max(record["val_f1"]["AU04"] for record in history) > 0.85
@@ -67,7 +67,7 @@ def test_records_hold_an_epoch_each_and_the_best_one_is_kept(shards, tmp_path):
     def on_epoch(record):
         kept.append((record["val"]["f1"], load_file(tmp_path / "last" / "model.safetensors")))
 
-    history = loop.fit(make_training(shards, tmp_path, make_recipe(phases=[phase(epochs=3)]), on_epoch=on_epoch))
+    history = loop.fit(make_training(shards, tmp_path, make_recipe(phases=[phase("train", 3)]), on_epoch=on_epoch))
     assert [record["epoch"] for record in history] == [1, 2, 3]
     assert list(history[0]["val_f1"]) == ["AU01", "AU04", "AU12"]
     assert history[0]["val"]["f1"] == pytest.approx(np.mean(list(history[0]["val_f1"].values())))
@@ -94,7 +94,7 @@ def test_interrupted_training_ends_like_an_uninterrupted_one(shards, tmp_path, s
 
 
 def test_finished_training_is_not_trained_again(shards, tmp_path):
-    recipe = make_recipe(phases=[phase(epochs=1)], clip={"frames": 2, "stride": 9})
+    recipe = make_recipe(phases=[phase("train", 1)], clip={"frames": 2, "stride": 9})
     history = loop.fit(make_training(shards, tmp_path, recipe))
     before = (tmp_path / "checkpoint" / "model.safetensors").read_bytes()
     assert loop.fit(make_training(shards, tmp_path, recipe, on_epoch=stop_after(1))) == history
@@ -102,7 +102,7 @@ def test_finished_training_is_not_trained_again(shards, tmp_path):
 
 
 def test_seed_decides_the_training(shards, tmp_path):
-    recipe = make_recipe(phases=[phase(epochs=1)], clip={"frames": 2, "stride": 9})
+    recipe = make_recipe(phases=[phase("train", 1)], clip={"frames": 2, "stride": 9})
     runs = [loop.fit(make_training(shards, tmp_path / str(n), recipe, seed=s)) for n, s in enumerate((1, 1, 2))]
     assert figures(runs[0]) == figures(runs[1])
     assert figures(runs[0]) != figures(runs[2])
@@ -116,8 +116,8 @@ def test_loss_that_is_not_a_number_is_an_error_with_its_clips(shards, tmp_path):
 
 
 def test_mixed_precision_trains_to_finite_figures(shards, tmp_path):
-    recipe = make_recipe(precision="bf16", phases=[phase(epochs=1)], clip={"frames": 2, "stride": 9})
-    full = make_recipe(phases=[phase(epochs=1)], clip={"frames": 2, "stride": 9})
+    recipe = make_recipe(precision="bf16", phases=[phase("train", 1)], clip={"frames": 2, "stride": 9})
+    full = make_recipe(phases=[phase("train", 1)], clip={"frames": 2, "stride": 9})
     mixed, exact = (loop.fit(make_training(shards, tmp_path / r.precision, r))[0]["train"]["loss"] for r in (recipe, full))
     assert mixed != exact
     assert mixed == pytest.approx(exact, rel=0.1)

@@ -47,7 +47,7 @@ def save_random_model(directory, **changes):
     description = describe(RECIPE, **changes)
     model = description.new_model()
     with torch.no_grad():
-        model.head.weight.mul_(50)
+        model.head.weight.mul_(500)
     save_checkpoint(directory, model, description)
     return directory
 
