@@ -16,6 +16,8 @@ from typing import Any
 # Before Ray is imported: no usage reports, and every Ray that we start or join wants its token (its ports listen widely).
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
+if "RAY_ADDRESS" not in os.environ:
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine's own CPUs away
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # a report waits for a poll: 2 s by default
 
 import pyarrow as pa
@@ -24,7 +26,7 @@ import ray.data
 from ray.data.collate_fn import ArrowBatchCollateFn
 
 from aupipe.clips import ClipSpec, Epoch, decode_clips, epoch_order, rank_slice, read_clips
-from aupipe.schema import Batch
+from aupipe.schema import Batch, DataError
 
 OBJECT_STORE_BYTES = 1 << 30  # plans and JPEGs in flight; Ray's own default takes 30 % of the memory
 READ_CPUS = 0.25  # reading Parquet mostly waits; a whole CPU would starve the training workers on a small machine
@@ -86,13 +88,25 @@ def clip_stream(
         return
     blocks = -(-len(order) // size)
     clips = ray.data.from_arrow(plan.take(pa.array(order)), override_num_blocks=blocks).map_batches(
-        read_clips,
+        _read,
         fn_kwargs={"shards": Path(shards).resolve(), "spec": spec, "epoch": this},
         batch_format="pyarrow",
         batch_size=None,
         num_cpus=READ_CPUS,
     )
     yield from clips.iter_torch_batches(batch_size=size, prefetch_batches=2, collate_fn=_Decode(spec, this), device="cpu")
+
+
+def _read(plan: pa.Table, shards: Path, spec: ClipSpec, epoch: Epoch) -> pa.Table:
+    """`read_clips`, with what went wrong as a column: of an exception, Ray Data hands on the text of its report alone."""
+    try:
+        clips, problem = read_clips(plan, shards, spec, epoch), None
+    except DataError as error:
+        nothing = pa.nulls(plan.num_rows)
+        clips = plan.append_column("faces", nothing.cast(pa.list_(pa.binary())))
+        clips = clips.append_column("labels", nothing.cast(pa.list_(pa.float32())))
+        problem = str(error)
+    return clips.append_column("problem", pa.array([problem] * plan.num_rows, pa.string()))
 
 
 class _Decode(ArrowBatchCollateFn):
@@ -104,4 +118,6 @@ class _Decode(ArrowBatchCollateFn):
         self.pool = ThreadPoolExecutor(2)
 
     def __call__(self, batch: pa.Table) -> Batch:
+        if problems := batch["problem"].drop_null().to_pylist():
+            raise DataError(problems[0])
         return decode_clips(batch, self.spec, self.epoch, self.pool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from functools import partial
 from typing import Any
@@ -10,11 +11,13 @@ from aupipe import stream  # first: it sets Ray's environment before Ray is impo
 
 import ray.train  # isort: skip
 import ray.train.torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig
 
 from aupipe.checkpoint import load_progress
 from aupipe.loop import Training, Worker, fit, sum_over_processes
 from aupipe.schema import ConfigError
+
+logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 3  # restarts of the group of workers before the training gives up
 
@@ -34,26 +37,30 @@ def train(training: Training, workers: int = 2, *, gpu: bool = False) -> list[di
     stream.connect()
     threads = max(1, int(stream.cpus() // workers))
     scratch = training.directory.resolve() / "ray"
-    trainer = ray.train.torch.TorchTrainer(
-        partial(_work, training),
-        train_loop_config={"threads": threads},
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=gpu,
-            resources_per_worker={"GPU": 1} if gpu else {"CPU": stream.cpus() / 2 / workers},
-        ),
-        run_config=RunConfig(
-            name="train", storage_path=str(scratch), failure_config=FailureConfig(max_failures=MAX_FAILURES)
-        ),
-    )
-    try:
-        trainer.fit()
-    except ray.train.v2.api.exceptions.TrainingFailedError as error:
-        raise _cause(error) from None
-    finally:
-        # Our own directory holds the checkpoints; Ray's holds only its bookkeeping.
-        shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a training that was killed
+    for left in reversed(range(MAX_FAILURES + 1)):
+        trainer = ray.train.torch.TorchTrainer(
+            partial(_work, training),
+            train_loop_config={"threads": threads},
+            torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=gpu,
+                resources_per_worker={"GPU": 1} if gpu else {"CPU": stream.cpus() / 2 / workers},
+            ),
+            run_config=RunConfig(name="train", storage_path=str(scratch)),
+        )
+        try:
+            trainer.fit()
+            break
+        except ray.train.v2.api.exceptions.TrainingFailedError as error:
+            # Ray would also restart after an error of the user's, which comes again every time.
+            if (cause := _cause(error)) is not error or not left:
+                raise cause from None
+            logger.warning("a worker died; going on after the last finished epoch, %d restarts left", left - 1)
+        finally:
+            # Our own directory holds the checkpoints; Ray's holds only its bookkeeping.
+            shutil.rmtree(scratch, ignore_errors=True)
     progress = load_progress(training.directory / "last")
     assert progress is not None, "a finished training has a state"
     return progress["history"]

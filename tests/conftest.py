@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,9 +124,12 @@ def aus() -> AUSet:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """A Ray of this machine, one for all the tests that want it."""
+    """A Ray of this machine, one for all the tests that want it; its workers can import the tests."""
     from aupipe import stream
 
-    stream.connect()
-    yield
-    stream.ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        stream.connect()
+        yield
+        stream.ray.shutdown()

@@ -16,8 +16,8 @@ from aupipe.predictor import AUPredictor
 from aupipe.schema import DataError
 
 
-def phase(name="train", epochs=2, batch=8, /, **optimiser):
-    return {"name": name, "epochs": epochs, "batch": batch, "optimiser": {"name": "adam", "lr": 0.001, **optimiser}}
+def phase(name, epochs, /, **optimiser):
+    return {"name": name, "epochs": epochs, "batch": 8, "optimiser": {"name": "adam", "lr": 0.001, **optimiser}}
 
 
 TIMINGS = ("seconds", "frames_per_s")
@@ -50,15 +50,15 @@ def test_training_learns_what_can_be_seen(shards, tmp_path):
     # AU 4 brightens the middle, which a mirrored face shares; calling every frame positive has an F1 of about 0.57.
     recipe = make_recipe(phases=[phase("train", 5, lr=0.002)], loss={"weighting": "positive"})
     history = loop.fit(make_training(shards, tmp_path, recipe))
-    assert history[-1]["train"]["loss"] < 0.7 * history[0]["train"]["loss"]
-    assert max(record["val_f1"]["AU04"] for record in history) > 0.85
+    assert history[-1]["val"]["loss"] < 0.8 * history[0]["val"]["loss"]
+    assert history[-1]["val_f1"]["AU04"] > 0.9
     model, description = load_checkpoint(tmp_path / "checkpoint")
     spec = ClipSpec.of(recipe, AUS, 8)
     table = loop.predict_table(model, description, plan_clips(shards, ["F006"], spec), shards, spec)
     labels, mask = schema.label_arrays(table, AUS)
     probs = np.stack([table[c].to_numpy() for c in AUS.probability_columns], 1)
     counts = Counts.from_probs(probs, labels, mask & ~np.isnan(probs))
-    assert counts.f1()[1] > 0.85, "on a subject that it has never seen"
+    assert counts.f1()[1] > 0.9, "on a subject that it has never seen"
 
 
 def test_records_hold_an_epoch_each_and_the_best_one_is_kept(shards, tmp_path):
@@ -109,7 +109,7 @@ def test_seed_decides_the_training(shards, tmp_path):
 
 
 def test_loss_that_is_not_a_number_is_an_error_with_its_clips(shards, tmp_path):
-    recipe = make_recipe(phases=[phase(name="sgd", lr=1e30)])
+    recipe = make_recipe(phases=[phase("train", 1, name="sgd", lr=1e30)])
     with pytest.raises(DataError, match=r"the loss is (nan|inf) at clips \[\d+.*learning rate"):
         loop.fit(make_training(shards, tmp_path, recipe))
     assert not (tmp_path / "checkpoint").exists()

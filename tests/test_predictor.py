@@ -85,7 +85,7 @@ def test_probabilities_are_of_the_aligned_faces(loaded, stub, tmp_path):
     faces = [align("face112", frame.image, stub.find_face(frame.image).landmarks).image for frame in Video(video)]
     probs = np.stack([table[c].to_numpy() for c in AUS.probability_columns], 1)
     np.testing.assert_allclose(probs, loaded.predict_faces(np.stack(faces)), atol=1e-6)
-    assert probs.std(0).min() > 0.01, "the frames differ, so a shuffled row would show"
+    assert probs.std(0).min() > 1e-4, "the frames differ, so a shuffled row would show"
     for j, column in enumerate(AUS.columns):
         assert table[column].to_pylist() == [int(p >= 0.5) for p in probs[:, j]]
 

@@ -1,0 +1,65 @@
+"""stream.py: Ray carries the very batches that one process would read, and runs sessions anywhere."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import AUS, write_shards
+
+from aupipe import stream
+from aupipe.clips import ClipSpec, clip_batches, plan_clips
+from aupipe.schema import Batch, DataError
+
+SPEC = ClipSpec(AUS, frames=3, stride=3, interval=1, align="face112", crop=96, batch=6)
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def assert_same(ours, theirs):
+    ours, theirs = list(ours), list(theirs)
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        for field in dataclasses.fields(Batch):
+            a, b = getattr(one, field.name), getattr(other, field.name)
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"rank": 0, "world": 2, "epoch": 1}, {"rank": 1, "world": 2, "epoch": 1}, {"start": 2}]
+)
+@pytest.mark.parametrize("train", [True, False])
+def test_streamed_batches_equal_those_of_one_process(shards, train, options):
+    plan = plan_clips(shards, ["F001", "F002"], SPEC, train=train)
+    kinds = [source(plan, shards, SPEC, train=train, seed=5, **options) for source in (stream.clip_stream, clip_batches)]
+    assert_same(*kinds)
+
+
+def test_rank_without_clips_gets_none(shards):
+    plan = plan_clips(shards, ["F001"], SPEC).slice(0, 2)
+    assert list(stream.clip_stream(plan, shards, SPEC, train=False, rank=1, world=2)) == []
+    assert list(stream.clip_stream(plan, shards, SPEC, train=False, start=1)) == []
+
+
+def square(number):
+    if number == 13:
+        raise DataError("13 cannot be squared")
+    return number, number**2
+
+
+def test_every_task_has_its_result():
+    assert dict(stream.map_sessions(square, list(range(10)))) == {n: n**2 for n in range(10)}
+    assert list(stream.map_sessions(square, [])) == []
+
+
+def test_error_of_a_task_is_raised_as_it_was_there():
+    with pytest.raises(DataError, match=r"^13 cannot be squared$"):
+        list(stream.map_sessions(square, [13]))
+
+
+def test_damaged_shard_is_one_sentence(tmp_path):
+    shards = write_shards(tmp_path, 1, 1)
+    plan = plan_clips(shards, ["F001"], SPEC)
+    (shards / "F001" / "T1.parquet").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"F001/T1\.parquet cannot be read.*dvc repro shards"):
+        list(stream.clip_stream(plan, shards, SPEC, train=False))
