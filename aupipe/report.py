@@ -85,7 +85,7 @@ def draw_bars(result: Result, path: Path) -> None:
     axes.bar([x - 0.2 for x in places], f1, 0.4, color=_MODEL, label="F1")
     axes.bar([x + 0.2 for x in places], base, 0.4, color=_BASELINE, label="F1, all-positive")
     known = [(x, v) for x, v in zip(places, m["per_au"]["auc"], strict=True) if v is not None]
-    axes.plot(*zip(*known, strict=True), "o", color=_AUC, label="AUC")
+    axes.plot([x for x, _ in known], [v for _, v in known], "o", color=_AUC, label="AUC")
     axes.axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
     axes.set(xticks=list(places), xticklabels=[f"AU{n}" for n in m["aus"]], ylim=(0, 1), xlim=(-0.6, len(f1) - 0.4))
     axes.set_title(f"{result.recipe}, {result.fold}: mean F1 {_cell(m['f1'])}, mean AUC {_cell(m['auc'])}", fontsize=10)

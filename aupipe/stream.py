@@ -29,7 +29,9 @@ from aupipe.clips import ClipSpec, Epoch, decode_clips, epoch_order, rank_slice,
 from aupipe.schema import Batch, DataError
 
 OBJECT_STORE_BYTES = 1 << 30  # plans and JPEGs in flight; Ray's own default takes 30 % of the memory
-READ_CPUS = 0.25  # reading Parquet mostly waits; a whole CPU would starve the training workers on a small machine
+# Reading Parquet mostly waits, so its tasks reserve no CPU: Ray Data shares what the workers leave out by whole CPUs, and
+# on two cores a half for each of two ranks is none for either.
+READ_TASKS = 2  # at a time, for each rank
 
 
 def connect() -> None:
@@ -92,7 +94,8 @@ def clip_stream(
         fn_kwargs={"shards": Path(shards).resolve(), "spec": spec, "epoch": this},
         batch_format="pyarrow",
         batch_size=None,
-        num_cpus=READ_CPUS,
+        num_cpus=0,
+        compute=ray.data.TaskPoolStrategy(READ_TASKS),
     )
     yield from clips.iter_torch_batches(batch_size=size, prefetch_batches=2, collate_fn=_Decode(spec, this), device="cpu")
 

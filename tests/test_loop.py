@@ -20,6 +20,7 @@ def phase(name, epochs, /, **optimiser):
     return {"name": name, "epochs": epochs, "batch": 8, "optimiser": {"name": "adam", "lr": 0.001, **optimiser}}
 
 
+SPARSE = {"frames": 2, "stride": 9}  # few windows: three steps per epoch
 TIMINGS = ("seconds", "frames_per_s")
 
 
@@ -48,9 +49,9 @@ def assert_same_weights(one, other):
 
 def test_training_learns_what_can_be_seen(shards, tmp_path):
     # AU 4 brightens the middle, which a mirrored face shares; calling every frame positive has an F1 of about 0.57.
-    recipe = make_recipe(phases=[phase("train", 5, lr=0.002)], loss={"weighting": "positive"})
+    recipe = make_recipe(phases=[phase("train", 4, lr=0.002)], loss={"weighting": "positive"})
     history = loop.fit(make_training(shards, tmp_path, recipe))
-    assert history[-1]["val"]["loss"] < 0.8 * history[0]["val"]["loss"]
+    assert history[-1]["val"]["loss"] < 0.9 * history[0]["val"]["loss"]
     assert history[-1]["val_f1"]["AU04"] > 0.9
     model, description = load_checkpoint(tmp_path / "checkpoint")
     spec = ClipSpec.of(recipe, AUS, 8)
@@ -61,40 +62,63 @@ def test_training_learns_what_can_be_seen(shards, tmp_path):
     assert counts.f1()[1] > 0.9, "on a subject that it has never seen"
 
 
-def test_records_hold_an_epoch_each_and_the_best_one_is_kept(shards, tmp_path):
-    kept = []
+PHASES = [phase("warm", 2), phase("tune", 2, name="sgd", lr=0.01, decay=0.5)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shards, tmp_path_factory):
+    """A training of two phases, and its history."""
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    return directory, loop.fit(make_training(shards, directory, make_recipe(phases=PHASES, clip=SPARSE)))
+
+
+def test_phases_follow_each_other_with_optimisers_of_their_own(uninterrupted):
+    expected = [("warm", 0.001)] * 2 + [("tune", 0.01), ("tune", 0.005)]
+    assert [(record["phase"], record["lr"]) for record in uninterrupted[1]] == expected
+
+
+def test_records_hold_an_epoch_each_with_the_figures_of_both_sides(uninterrupted):
+    directory, history = uninterrupted
+    assert [record["epoch"] for record in history] == [1, 2, 3, 4]
+    for record in history:
+        assert list(record["val_f1"]) == ["AU01", "AU04", "AU12"]
+        assert record["val"]["f1"] == pytest.approx(np.mean(list(record["val_f1"].values())))
+        assert record["train"]["loss"] == pytest.approx(record["train"]["bce"])
+    assert sorted(p.name for p in directory.iterdir()) == ["checkpoint", "last"]
+
+
+def test_checkpoint_is_of_the_best_epoch_on_val(shards, tmp_path, monkeypatch):
+    scores, run, kept = [None, 0.2, 0.7, 0.7, 0.5], loop.Pass.run, []
+
+    def run_with_score(self, optimiser):
+        record = run(self, optimiser)
+        record["val"]["f1"] = scores[self.epoch]
+        return record
 
     def on_epoch(record):
-        kept.append((record["val"]["f1"], load_file(tmp_path / "last" / "model.safetensors")))
+        kept.append(load_file(tmp_path / "checkpoint" / "model.safetensors"))
+        last = load_file(tmp_path / "last" / "model.safetensors")
+        is_last = all(torch.equal(kept[-1][k], last[k]) for k in last)
+        assert is_last == (record["epoch"] != 5), "the fifth is worse; of two equals, the later one is taken"
 
-    history = loop.fit(make_training(shards, tmp_path, make_recipe(phases=[phase("train", 3)]), on_epoch=on_epoch))
-    assert [record["epoch"] for record in history] == [1, 2, 3]
-    assert list(history[0]["val_f1"]) == ["AU01", "AU04", "AU12"]
-    assert history[0]["val"]["f1"] == pytest.approx(np.mean(list(history[0]["val_f1"].values())))
-    assert history[0]["train"]["loss"] == pytest.approx(history[0]["train"]["bce"])
-    best = max(score for score, _ in kept)
-    weights = [weights for score, weights in kept if score == best][-1]
-    chosen = load_file(tmp_path / "checkpoint" / "model.safetensors")
-    assert all(torch.equal(chosen[k], weights[k]) for k in chosen)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "last"]
+    monkeypatch.setattr(loop.Pass, "run", run_with_score)
+    loop.fit(make_training(shards, tmp_path, make_recipe(phases=[phase("train", 5)], clip=SPARSE), on_epoch=on_epoch))
+    assert all(torch.equal(kept[4][k], kept[3][k]) for k in kept[3])
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
-def test_interrupted_training_ends_like_an_uninterrupted_one(shards, tmp_path, stop):
-    phases = [phase("warm", 2), phase("tune", 2, name="sgd", lr=0.01, decay=0.5)]
-    recipe = make_recipe(phases=phases, clip={"frames": 2, "stride": 5})
-    whole = loop.fit(make_training(shards, tmp_path / "whole", recipe))
+def test_interrupted_training_ends_like_an_uninterrupted_one(shards, tmp_path, uninterrupted, stop):
+    directory, whole = uninterrupted
+    recipe = make_recipe(phases=PHASES, clip=SPARSE)
     with pytest.raises(InterruptionError):
-        loop.fit(make_training(shards, tmp_path / "cut", recipe, on_epoch=stop_after(stop)))
-    history = loop.fit(make_training(shards, tmp_path / "cut", recipe))
-    assert figures(history) == figures(whole)
-    assert [(r["phase"], r["lr"]) for r in whole] == [("warm", 0.001)] * 2 + [("tune", 0.01), ("tune", 0.005)]
+        loop.fit(make_training(shards, tmp_path, recipe, on_epoch=stop_after(stop)))
+    assert figures(loop.fit(make_training(shards, tmp_path, recipe))) == figures(whole)
     for name in ("last", "checkpoint"):
-        assert_same_weights(tmp_path / "cut" / name, tmp_path / "whole" / name)
+        assert_same_weights(tmp_path / name, directory / name)
 
 
 def test_finished_training_is_not_trained_again(shards, tmp_path):
-    recipe = make_recipe(phases=[phase("train", 1)], clip={"frames": 2, "stride": 9})
+    recipe = make_recipe(phases=[phase("train", 1)], clip=SPARSE)
     history = loop.fit(make_training(shards, tmp_path, recipe))
     before = (tmp_path / "checkpoint" / "model.safetensors").read_bytes()
     assert loop.fit(make_training(shards, tmp_path, recipe, on_epoch=stop_after(1))) == history
@@ -102,7 +126,7 @@ def test_finished_training_is_not_trained_again(shards, tmp_path):
 
 
 def test_seed_decides_the_training(shards, tmp_path):
-    recipe = make_recipe(phases=[phase("train", 1)], clip={"frames": 2, "stride": 9})
+    recipe = make_recipe(phases=[phase("train", 1)], clip=SPARSE)
     runs = [loop.fit(make_training(shards, tmp_path / str(n), recipe, seed=s)) for n, s in enumerate((1, 1, 2))]
     assert figures(runs[0]) == figures(runs[1])
     assert figures(runs[0]) != figures(runs[2])
@@ -116,8 +140,8 @@ def test_loss_that_is_not_a_number_is_an_error_with_its_clips(shards, tmp_path):
 
 
 def test_mixed_precision_trains_to_finite_figures(shards, tmp_path):
-    recipe = make_recipe(precision="bf16", phases=[phase("train", 1)], clip={"frames": 2, "stride": 9})
-    full = make_recipe(phases=[phase("train", 1)], clip={"frames": 2, "stride": 9})
+    recipe = make_recipe(precision="bf16", phases=[phase("train", 1)], clip=SPARSE)
+    full = make_recipe(phases=[phase("train", 1)], clip=SPARSE)
     mixed, exact = (loop.fit(make_training(shards, tmp_path / r.precision, r))[0]["train"]["loss"] for r in (recipe, full))
     assert mixed != exact
     assert mixed == pytest.approx(exact, rel=0.1)

@@ -98,6 +98,23 @@ def test_csv_files_hold_the_numbers(result, tmp_path):
     assert [row["val_f1"] for row in rows] == ["", "0.5"]
 
 
+def test_chart_shows_the_figures(result, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(report.plt, "close", drawn.append)
+    for n, one in enumerate((result, Result("small", "fold1", make_metrics(blank=True), HISTORY))):
+        report.draw_bars(one, tmp_path / f"{n}.png")
+    (axes,), (blank,) = (figure.axes for figure in drawn)
+    f1, base, area = (
+        result.metrics["per_au"]["f1"],
+        result.metrics["all_positive"]["per_au"]["f1"],
+        result.metrics["per_au"]["auc"],
+    )
+    assert [bar.get_height() for bar in axes.patches] == [*f1[:2], 0, *base[:2], 0]
+    assert axes.lines[0].get_ydata().tolist() == area[:2]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["AU1", "AU4", "AU12"]
+    assert len(blank.lines[0].get_ydata()) == 0
+
+
 def test_result_without_any_figure_is_shown_all_the_same(tmp_path):
     report.write([Result("small", "fold1", make_metrics(blank=True), HISTORY)], "demo", tmp_path)
     assert "| **–** | **–** | **–** |" in (tmp_path / "report.md").read_text()
