@@ -190,6 +190,10 @@ class Experiment:
     corpora: tuple[str, ...]
     folds: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if not (self.recipes and self.corpora and self.folds):
+            raise ConfigError("an experiment needs at least one recipe, one corpus and one fold")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Params:
@@ -276,8 +280,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected a mapping, got {value!r}")
         return {k: v if args[1] is Any else _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML 1.1 takes 1e-3, without a point, for a string
+        except ValueError:
+            raise ConfigError(f"{where}: expected float, got {value!r}") from None
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
     return value

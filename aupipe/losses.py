@@ -20,7 +20,7 @@ def weighted_bce(
     """Σ_j w_j · mean over the frames where AU j is coded of BCE (STRAL eq. 1; with all labels coded exactly that).
 
     Tensors (…, M), mask bool. `weights` (M,) default to 1/M; `pos_weight` (M,) multiplies the positives' term alone
-    (ABAW eq. 2). An AU without a coded label in the batch contributes 0, so the loss is always finite.
+    (ABAW eq. 3). An AU without a coded label in the batch contributes 0, so the loss is always finite.
     """
     M = logits.shape[-1]
     loss = F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=pos_weight, reduction="none")
@@ -30,7 +30,7 @@ def weighted_bce(
 
 
 def attention_sparsity(attention_BTMhw: Tensor) -> Tensor:
-    """STRAL eq. 2: the mean of the attention maps, which an L1 penalty on non-negative maps is."""
+    """STRAL eq. 2, meaned over frames and AUs as in eq. 3: the L1 norm of maps in [0, 1], per place."""
     return attention_BTMhw.float().mean()
 
 
@@ -40,9 +40,7 @@ def loss_terms(
     """The terms of the total loss by name; their sum is what training minimises. `weights` from `label_weights`."""
     terms = {"bce": weighted_bce(output.logits_BTM, labels, mask, **weights)}
     if config.attention_l1 and output.attention_BTMhw is not None:
-        # STRAL eq. 3 sums the regulariser over the AUs
-        M = output.logits_BTM.shape[-1]
-        terms["attention_l1"] = config.attention_l1 * M * attention_sparsity(output.attention_BTMhw)
+        terms["attention_l1"] = config.attention_l1 * attention_sparsity(output.attention_BTMhw)  # STRAL eq. 3
     return terms
 
 

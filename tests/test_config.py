@@ -203,3 +203,14 @@ def test_users_error_is_one_sentence_and_exit_code_2(error, capsys):
     assert capsys.readouterr().err == "aupipe: a slip\n"
     with pytest.raises(ZeroDivisionError), errors_as_sentences():
         raise ZeroDivisionError
+
+
+def test_an_exponent_without_a_point_is_a_number():
+    override = "recipes.attention_cnn.phases=[{name: a, epochs: 1, batch: 2, optimiser: {name: adam, lr: 1e-3}}]"
+    assert load_params(ROOT / "params.yaml", [override]).recipes["attention_cnn"].phases[0].optimiser.lr == 0.001
+
+
+@pytest.mark.parametrize("kind", ["recipes", "corpora", "folds"])
+def test_an_experiment_of_nothing_is_refused(kind):
+    with pytest.raises(ConfigError, match="at least one"):
+        load_params(ROOT / "params.yaml", [f"experiment.{kind}=[]"])

@@ -81,14 +81,14 @@ def test_huge_logits_stay_finite(case):
     assert torch.isfinite(weighted_bce(case[0] * 1e6, *case[1:]))
 
 
-def test_attention_term_is_lambda_times_the_sum_over_aus_of_mean_maps(case):
+def test_attention_term_is_lambda_times_the_mean_of_all_maps(case):
     maps = torch.rand(2, 3, 3, 4, 4)
     output = AUOutput(case[0], maps)
     assert attention_sparsity(maps).item() == pytest.approx(maps.mean().item())
     terms = loss_terms(output, *case[1:], LossConfig(attention_l1=0.01), {})
-    # STRAL eq. 2 and 3: λ Σ_j of the mean over frames and places.
-    by_au = maps.mean((0, 1, 3, 4)).sum().item()
-    assert terms["attention_l1"].item() == pytest.approx(0.01 * by_au, rel=1e-5)
+    # STRAL eq. 2 and 3: λ / (m t) Σ_i Σ_j of the mean over places.
+    m_t = 3 * 2 * 3
+    assert terms["attention_l1"].item() == pytest.approx(0.01 * maps.mean((3, 4)).sum().item() / m_t, rel=1e-5)
     assert terms["bce"].item() == weighted_bce(*case).item()
     assert list(loss_terms(output, *case[1:], LossConfig(), {})) == ["bce"]
     assert list(loss_terms(AUOutput(case[0]), *case[1:], LossConfig(attention_l1=1.0), {})) == ["bce"]

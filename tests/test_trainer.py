@@ -41,9 +41,9 @@ def test_two_workers_survive_the_death_of_one(cluster, shards, tmp_path):
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert sorted(p.name for p in directory.iterdir()) == ["checkpoint", "last"], "nothing of Ray's is left"
 
-    # Two processes see the clips that one sees; their counts and losses are summed before anything is computed of them.
+    # Two processes see the clips that one sees; only the statistics of batch normalisation are of half a batch each.
     alone = loop.fit(make_training(shards, tmp_path / "alone", recipe(1)))
-    assert history[0]["train"]["loss"] == pytest.approx(alone[0]["train"]["loss"], rel=0.1)
+    assert history[0]["train"]["loss"] == pytest.approx(alone[0]["train"]["loss"], rel=0.2)
     assert load_file(directory / "checkpoint/model.safetensors").keys() == model.state_dict().keys()
 
 

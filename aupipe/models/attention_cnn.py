@@ -1,4 +1,4 @@
-"""The attention CNN of the ABAW-2022 paper: six convolution blocks, spatial soft attention, one linear layer (§3.2, Fig. 1).
+"""The attention CNN of the ABAW-2022 paper: six convolution blocks, spatial soft attention, one linear layer (§3.1).
 
 Taken at its word the paper pools after all six blocks, 112 → 1, where a softmax over one place is 1 and the attention is
 inert (`pooling: literal`). The default leaves out the last pool, as the network it cites for the attention does, which
@@ -16,7 +16,7 @@ from aupipe.facs import AUSet
 from aupipe.models import AUOutput
 from aupipe.schema import ConfigError, LabelStats
 
-FILTERS = (32, 64, 128, 128, 256, 256)  # §3.2
+FILTERS = (32, 64, 128, 128, 256, 256)  # §3.1
 POOLS = {"literal": 6, "3x3": 5, "7x7": 4}  # how many of the six blocks end in a 2×2 max-pool; maps at 112 pixels
 
 
