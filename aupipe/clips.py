@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from aupipe import schema
@@ -130,18 +131,25 @@ def read_clips(plan: pa.Table, shards: Path, spec: ClipSpec, epoch: Epoch) -> pa
     """Rows of the plan → the same rows with `faces` (T JPEGs, null where there is none) and `labels` (T·M, NaN = masked)."""
     columns = [spec.align, "status", *spec.aus.columns]
     interval = spec.interval if epoch.train else 1
-    faces, labels = [], []
-    for path, start, frames in zip(*(plan[c].to_pylist() for c in ("path", "start", "frames")), strict=True):
-        window = read_window(shards / path, start, frames, interval, columns)
-        values, mask = label_arrays(window, spec.aus)
-        ok = np.array([status == schema.OK for status in window["status"].to_pylist()])
-        values = np.where(mask & ok[:, None], values, np.nan)
-        fill = spec.frames - frames
-        jpegs = window[spec.align].to_pylist()
-        faces.append(jpegs + jpegs[-1:] * fill)
-        labels.append(np.pad(values, ((0, fill), (0, 0)), constant_values=np.nan).ravel())
-    plan = plan.append_column("faces", pa.array(faces, pa.list_(pa.binary())))
-    return plan.append_column("labels", pa.array(labels, pa.list_(pa.float32())))
+    frames = plan["frames"].to_numpy()
+    places = zip(plan["path"].to_pylist(), plan["start"].to_pylist(), frames.tolist(), strict=True)
+    table = pa.concat_tables([read_window(shards / path, start, count, interval, columns) for path, start, count in places])
+    values, mask = label_arrays(table, spec.aus)
+    ok = pc.equal(table["status"], schema.OK).to_numpy()
+    values[~(mask & ok[:, None])] = np.nan
+    # A short clip repeats its last frame, masked.
+    step = np.arange(spec.frames)
+    rows_BT = (np.cumsum(frames) - frames)[:, None] + np.minimum(step, frames[:, None] - 1)
+    labels_BTM = values[rows_BT]
+    labels_BTM[step >= frames[:, None]] = np.nan
+    faces = table[spec.align].combine_chunks().take(pa.array(rows_BT.ravel()))
+    plan = plan.append_column("faces", _as_lists(faces, spec.frames))
+    return plan.append_column("labels", _as_lists(pa.array(labels_BTM.ravel()), spec.frames * len(spec.aus)))
+
+
+def _as_lists(values: pa.Array, size: int) -> pa.ListArray:
+    """A flat column → lists of `size` each."""
+    return pa.ListArray.from_arrays(pa.array(range(0, len(values) + 1, size), pa.int32()), values)
 
 
 def decode_clips(clips: pa.Table, spec: ClipSpec, epoch: Epoch, pool: ThreadPoolExecutor | None = None) -> Batch:

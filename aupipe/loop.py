@@ -212,9 +212,9 @@ def prepare(batch: Batch, model: nn.Module, crop: int, device: str) -> tuple[Ten
 
 def normalise(frames_uint8: Tensor, model: nn.Module) -> Tensor:
     """(…, H, W, 3) uint8 → (…, 3, H, W) float by the model's MEAN and STD, channels last in memory."""
-    mean = torch.tensor(model.MEAN, device=frames_uint8.device)
     std = torch.tensor(model.STD, device=frames_uint8.device)
-    return ((frames_uint8.float() / 255 - mean) / std).movedim(-1, -3)
+    mean = torch.tensor(model.MEAN, device=frames_uint8.device)
+    return frames_uint8.float().mul_(1 / (255 * std)).sub_(mean / std).movedim(-1, -3)
 
 
 def sum_over_processes(sums: NDArray[np.float64], device: str = "cpu") -> NDArray[np.float64]:
