@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from aupipe.schema import DataError, replacing, write_text
 
 DETECTOR, LANDMARKER, HEAD = "face_detection_short_range.tflite", "face_landmark.tflite", "head.npz"
-HEAD_FORMAT = 1  # raised when the content of head.npz changes, so that an older one is built anew
+HEAD_FORMAT = 2  # raised when the content of head.npz changes, so that an older one is built anew
 _ANY_MACHINE = [
     "--python-version",
     "3.11",

@@ -1,4 +1,4 @@
-"""The `aupipe` command, for people: AUs out of a video, and the files that the package needs."""
+"""The `aupipe` command, for people: AUs out of a video, a look at a corpus, and the files that the package needs."""
 
 from __future__ import annotations
 
@@ -38,6 +38,25 @@ def predict(
         predictor = load_predictor(model or _default_model())
         rows = write_csv(predictor.stream(video, _advance(bar, video.name)), output)
     console.print(f"{output}: {rows} frames")
+
+
+@app.command()
+def inspect(
+    corpus: Annotated[str, typer.Argument(help="a corpus of params.yaml whose manifest has been made")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="HTML to write; by default reports/CORPUS/corpus.html")
+    ] = None,
+    include_faces: Annotated[
+        bool, typer.Option("--include-faces", help="show faces of real people too; mind the licence of the corpus")
+    ] = False,
+) -> None:
+    """Write one page about a corpus: counts, rates, co-occurrence, bouts, and faces if its people do not exist."""
+    from aupipe import inspection
+    from aupipe.schema import write_text
+
+    page = output or Path("reports", corpus, "corpus.html")
+    write_text(inspection.compose(corpus, include_faces=include_faces), page)
+    typer.echo(f"{page}: open it in a browser", err=True)
 
 
 @app.command()

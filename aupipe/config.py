@@ -127,19 +127,32 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticConfig:
-    """What the generator renders: people × sessions × seconds, at `fps`, in portrait frames `size` pixels high."""
+    """What the generator renders: people × sessions × seconds, at `fps`, in frames `size` pixels high."""
 
     subjects: int
     sessions: int
     seconds: float
-    fps: float = 25.0
+    fps: float | None = None  # the layout's own: BP4D 25, DISFA 20, Aff-Wild2 30
     size: int = 256
-    uncoded: int = 2  # frames before the coded span, which have an image and no labels
+    uncoded: int = 2  # frames before the coded span, which have an image and no labels; BP4D's layout alone has them
     seed: int = 0
+    margins: str | None = None  # base rates of bp4d, disfa or affwild2; the layout's own
+    rig: str = "face_units"  # how AUs move the face; another rig is another artist, to be held out of training
+    corruption: float = 0.0  # share of sessions in which single frames are blurred, noisy, covered or badly exposed
+    defects: int | None = None  # the seed of the damage that is done to the files; None leaves them whole
+    right_camera: bool = False  # DISFA's second view
 
     def __post_init__(self) -> None:
-        if min(self.subjects, self.sessions, self.seconds, self.fps) <= 0 or self.size < 64 or self.uncoded < 0:
-            raise ConfigError("a synthetic corpus needs positive subjects, sessions, seconds and fps, and a size ≥ 64")
+        if min(self.subjects, self.sessions, self.seconds) <= 0 or self.size < 64 or self.uncoded < 0:
+            raise ConfigError("a synthetic corpus needs positive subjects, sessions and seconds, and a size ≥ 64")
+        if self.fps is not None and self.fps <= 0:
+            raise ConfigError("a synthetic corpus needs a positive fps, or none for the layout's own")
+        if self.margins not in (None, "bp4d", "disfa", "affwild2"):
+            raise ConfigError(f"unknown margins '{self.margins}' of a synthetic corpus; known are bp4d, disfa, affwild2")
+        if self.rig not in ("face_units", "expression_units", "mixed"):
+            raise ConfigError(f"unknown rig '{self.rig}'; known are face_units, expression_units, mixed")
+        if not 0 <= self.corruption <= 1 or (self.defects is not None and self.defects < 0):
+            raise ConfigError("a synthetic corpus's corruption is a share between 0 and 1, and its defects a seed ≥ 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

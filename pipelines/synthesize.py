@@ -15,18 +15,19 @@ def main() -> None:
         corpus = params(args).corpus(args.corpus)
         card = {"corpus": args.corpus, "layout": corpus.layout, "licence": corpus.licence}
         if corpus.synthetic is not None:
-            from aupipe.synthetic.corpus import render
-
             from aupipe import stream
+            from aupipe.synthetic.corpus import card_markdown, render
 
             with progress(f"rendering {args.corpus}") as report:
                 made = render(
                     corpus.synthetic,
                     raw_root(args.corpus),
+                    layout=corpus.layout,
                     map=None if args.local else stream.map_sessions,
                     progress=report,
                 )
             card |= to_json(made)
+            write_text(card_markdown(card), output.with_suffix(".md"))
             logger.info("%s: %s", raw_root(args.corpus), card.get("counts"))
         write_text(json.dumps(card, indent=1) + "\n", output)
 

@@ -214,3 +214,8 @@ def test_an_exponent_without_a_point_is_a_number():
 def test_an_experiment_of_nothing_is_refused(kind):
     with pytest.raises(ConfigError, match="at least one"):
         load_params(ROOT / "params.yaml", [f"experiment.{kind}=[]"])
+
+
+def test_an_unknown_rig_is_refused():
+    with pytest.raises(ConfigError, match="unknown rig 'muscles'"):
+        load_params(ROOT / "params.yaml", ["corpora.synthetic-bp4d.synthetic.rig=muscles"])

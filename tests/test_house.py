@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "aupipe"
 
 FLOOR_0 = {"facs", "schema", "config"}
-LEFT = {"assets", "processes", "datasets", "synthetic", "video", "landmarks", "align", "shards", "folds", "clips"}
+LEFT = {"assets", "processes", "datasets", "synthetic", "video", "landmarks", "align", "shards", "folds", "census", "clips"}
 RIGHT = {"models", "losses", "metrics"}
 FLOOR_2 = {"loop", "checkpoint", "predictor"}
-FLOOR_3 = {"stream", "trainer", "tracking", "report"}
+FLOOR_3 = {"stream", "trainer", "tracking", "report", "inspection"}
 FLOORS = {**dict.fromkeys(FLOOR_0, 0), **dict.fromkeys(LEFT | RIGHT, 1), **dict.fromkeys(FLOOR_2, 2)}
 FLOORS |= {**dict.fromkeys(FLOOR_3, 3), "cli": 4}
 
@@ -32,6 +32,7 @@ THIRD_PARTY = {
     "torch": RIGHT | FLOOR_2,
     "safetensors": {"checkpoint"},
     "matplotlib": {"report"},
+    "jinja2": {"inspection"},
     "ray": {"stream", "trainer"},
     "mlflow": {"tracking"},
     "rich": {"cli"},

