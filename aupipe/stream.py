@@ -32,6 +32,7 @@ OBJECT_STORE_BYTES = 1 << 30  # plans and JPEGs in flight; Ray's own default tak
 # Reading Parquet mostly waits, so its tasks reserve no CPU: Ray Data shares what the workers leave out by whole CPUs, and
 # on two cores a half for each of two ranks is none for either.
 READ_TASKS = 2  # at a time, for each rank
+STEPS_PER_TASK = 4  # a task's own cost is then small beside its reading
 
 
 def connect() -> None:
@@ -88,7 +89,7 @@ def clip_stream(
     order = rank_slice(epoch_order(plan.num_rows, this, spec.batch), spec.batch, rank, world)[start * size :]
     if not len(order):
         return
-    blocks = -(-len(order) // size)
+    blocks = -(-len(order) // (size * STEPS_PER_TASK))
     clips = ray.data.from_arrow(plan.take(pa.array(order)), override_num_blocks=blocks).map_batches(
         _read,
         fn_kwargs={"shards": Path(shards).resolve(), "spec": spec, "epoch": this},
