@@ -166,9 +166,9 @@ def decode_clips(clips: pa.Table, spec: ClipSpec, epoch: Epoch, pool: ThreadPool
     labels = np.stack(clips["labels"].to_pylist()).astype(np.float32).reshape(B, T, M)
     mask = ~np.isnan(labels)
     number = clips["clip"].to_numpy()
-    crop, mirror = draw_crops(number, size - spec.crop, epoch)
+    crop, mirror, seed = draw_crops(number, size - spec.crop, epoch)
     real = np.arange(T) < clips["frames"].to_numpy()[:, None]
-    return Batch(frames, np.where(mask, labels, 0), mask, crop, mirror, number, real)
+    return Batch(frames, np.where(mask, labels, 0), mask, crop, mirror, seed, number, real)
 
 
 def _decode_into(job: tuple[pa.BinaryScalar, NDArray[np.uint8], str]) -> None:
@@ -181,13 +181,16 @@ def _decode_into(job: tuple[pa.BinaryScalar, NDArray[np.uint8], str]) -> None:
         target[:] = image
 
 
-def draw_crops(clips: NDArray[np.int64], slack: int, epoch: Epoch) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """One offset (top, left) in [0, slack]² and one mirror flag per clip; the centre and no mirror outside training."""
+def draw_crops(
+    clips: NDArray[np.int64], slack: int, epoch: Epoch
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+    """One offset (top, left) in [0, slack]², one mirror flag and one seed per clip; outside training centre, none and 0."""
     if not epoch.train:
-        return np.full((len(clips), 2), slack // 2), np.zeros(len(clips), bool)
+        return np.full((len(clips), 2), slack // 2), np.zeros(len(clips), bool), np.zeros(len(clips), np.int64)
     streams = [np.random.default_rng([epoch.seed, epoch.number, int(clip)]) for clip in clips]
     crops = np.stack([stream.integers(0, slack + 1, 2) for stream in streams])
-    return crops, np.array([stream.random() < 0.5 for stream in streams])
+    mirror = np.array([stream.random() < 0.5 for stream in streams])
+    return crops, mirror, np.array([stream.integers(2**62) for stream in streams])
 
 
 def clip_batches(

@@ -1,11 +1,9 @@
-"""Training and prediction: batches in, numbers out. No Ray, no MLflow; who carries the batches and the sums is the caller's.
-
-Crops, mirrors and normalisation happen here, on the device, from uint8.
-"""
+"""Training and prediction: batches in, numbers out. No Ray, no MLflow; the caller knows who carries batches and sums."""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,14 +18,17 @@ from torch import Tensor, nn
 
 from aupipe import checkpoint, schema
 from aupipe.checkpoint import Description
-from aupipe.clips import ClipSpec, clip_batches
-from aupipe.config import OptimiserConfig, PhaseConfig, Recipe
+from aupipe.clips import ClipSpec, clip_batches, steps_per_epoch
+from aupipe.config import InputSpec, OptimiserConfig, PhaseConfig, Recipe
 from aupipe.losses import label_weights, loss_terms
 from aupipe.metrics import Counts, mean_over_aus
+from aupipe.pixels import read_frames
 from aupipe.schema import Batch, DataError, LabelStats
 from aupipe.shards import read_window
 
 logger = logging.getLogger(__name__)
+
+RISE = 0.3  # share of a one-cycle phase in which the learning rate rises
 
 Reduce = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -118,8 +119,7 @@ def fit(training: Training, worker: Worker | None = None, *, threads: int | None
         if first < resumed_after < first + phase.epochs:
             checkpoint.load_optimiser(last, optimiser)
         for epoch in range(max(first, resumed_after), first + phase.epochs):
-            _set_rate(optimiser, phase.optimiser, epoch - first)
-            history.append(Pass(training, worker, wrapped, phase, epoch).run(optimiser))
+            history.append(Pass(training, worker, wrapped, phase, epoch, first).run(optimiser))
             if worker.rank == 0:
                 _keep(training, model, optimiser, history)
                 if training.on_epoch:
@@ -131,8 +131,10 @@ def fit(training: Training, worker: Worker | None = None, *, threads: int | None
 class Pass:
     """One epoch of a training on one worker: a pass over `train` with optimiser steps, then one over `val` without."""
 
-    def __init__(self, training: Training, worker: Worker, model: nn.Module, phase: PhaseConfig, epoch: int) -> None:
-        self.training, self.worker, self.phase, self.epoch = training, worker, phase, epoch
+    def __init__(
+        self, training: Training, worker: Worker, model: nn.Module, phase: PhaseConfig, epoch: int, first: int = 0
+    ) -> None:
+        self.training, self.worker, self.phase, self.epoch, self.first = training, worker, phase, epoch, first
         self.model = model
         self.bare: nn.Module = getattr(model, "module", model)  # without the data-parallel wrapper
         self.stats = LabelStats.from_json(training.description.stats)
@@ -164,9 +166,10 @@ class Pass:
     def train(self, optimiser: torch.optim.Optimizer) -> Sums:
         """One optimiser step per batch. Raises DataError if the loss is not finite, naming the clips."""
         self.model.train()
-        sums = Sums(Counts.zero(len(self.spec.aus)))
+        sums, steps = Sums(Counts.zero(len(self.spec.aus))), steps_per_epoch(self.training.train_plan, self.spec.batch)
         for batch in self.batches(self.training.train_plan, train=True, seed=self.training.seed, epoch=self.epoch):
-            terms, logits = self.losses(self.model, batch)
+            set_rate(optimiser, self.phase, self.epoch - self.first + sums.steps / steps)
+            terms, logits = self.losses(self.model, batch, train=True)
             loss = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(loss):
                 clips = batch.clip_B.tolist()
@@ -191,30 +194,14 @@ class Pass:
         worker = self.worker
         return worker.batches(plan, self.training.shards, self.spec, rank=worker.rank, world=worker.world, **epoch)
 
-    def losses(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        frames, labels, mask = prepare(batch, self.bare, self.spec.crop, self.worker.device)
+    def losses(self, model: nn.Module, batch: Batch, *, train: bool = False) -> tuple[dict[str, Tensor], Tensor]:
+        device = self.worker.device
+        frames = read_frames(batch, self.bare, self.training.recipe.input, device, train=train)
+        labels, mask = (torch.from_numpy(array).to(device) for array in (batch.labels_BTM, batch.mask_BTM))
         mixed = self.training.recipe.precision == "bf16"
-        with torch.autocast(self.worker.device.split(":")[0], torch.bfloat16, enabled=mixed):
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=mixed):
             output = model(frames)
         return loss_terms(output, labels, mask, self.training.recipe.loss, self.weights), output.logits_BTM
-
-
-def prepare(batch: Batch, model: nn.Module, crop: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """uint8 batch → frames_BTCHW float, normalised as the model states, labels_BTM and mask_BTM, on the device."""
-    whole = torch.from_numpy(batch.frames_BTHWC).to(device)
-    corners = batch.crop_B2.tolist()
-    frames = torch.stack([clip[:, y : y + crop, x : x + crop] for clip, (y, x) in zip(whole, corners, strict=True)])
-    mirror = torch.from_numpy(batch.mirror_B).to(device)
-    frames = torch.where(mirror[:, None, None, None, None], frames.flip(3), frames)
-    labels, mask = (torch.from_numpy(a).to(device) for a in (batch.labels_BTM, batch.mask_BTM))
-    return normalise(frames, model), labels, mask
-
-
-def normalise(frames_uint8: Tensor, model: nn.Module) -> Tensor:
-    """(…, H, W, 3) uint8 → (…, 3, H, W) float by the model's MEAN and STD, channels last in memory."""
-    std = torch.tensor(model.STD, device=frames_uint8.device)
-    mean = torch.tensor(model.MEAN, device=frames_uint8.device)
-    return frames_uint8.float().mul_(1 / (255 * std)).sub_(mean / std).movedim(-1, -3)
 
 
 def sum_over_processes(sums: NDArray[np.float64], device: str = "cpu") -> NDArray[np.float64]:
@@ -236,11 +223,13 @@ def make_optimiser(config: OptimiserConfig, model: nn.Module) -> torch.optim.Opt
 
 
 @torch.no_grad()
-def predict(model: nn.Module, batches: Iterable[Batch], crop: int, device: str = "cpu") -> Iterator[tuple[Batch, NDArray]]:
+def predict(
+    model: nn.Module, batches: Iterable[Batch], spec: InputSpec, device: str = "cpu"
+) -> Iterator[tuple[Batch, NDArray]]:
     """Each batch with its probabilities (B, T, M), float32."""
     model.eval()
     for batch in batches:
-        frames, _, _ = prepare(batch, model, crop, device)
+        frames = read_frames(batch, model, spec, device, train=False)
         yield batch, model(frames).logits_BTM.float().sigmoid().cpu().numpy()
 
 
@@ -250,7 +239,7 @@ def predict_table(model: nn.Module, description: Description, plan: pa.Table, sh
     paths, starts, counts = (plan[c].to_pylist() for c in ("path", "start", "frames"))
     columns = ["subject", "session", "frame", "status", *aus.columns]
     tables = []
-    for batch, probs in predict(model, clip_batches(plan, shards, spec, train=False), description.input.crop):
+    for batch, probs in predict(model, clip_batches(plan, shards, spec, train=False), description.input):
         for clip, probs_TM in zip(batch.clip_B.tolist(), probs, strict=True):
             table = read_window(shards / paths[clip], starts[clip], counts[clip], 1, columns)
             ok = np.array([status == schema.OK for status in table["status"].to_pylist()])
@@ -260,9 +249,17 @@ def predict_table(model: nn.Module, description: Description, plan: pa.Table, sh
     return pa.concat_tables(tables).cast(schema.predictions_schema(aus))
 
 
-def _set_rate(optimiser: torch.optim.Optimizer, config: OptimiserConfig, epoch: int) -> None:
+def set_rate(optimiser: torch.optim.Optimizer, phase: PhaseConfig, epochs: float) -> None:
+    """The learning rate after so many epochs of a phase."""
+    config, part = phase.optimiser, epochs / phase.epochs
+    if config.schedule == "step":
+        rate = config.lr * config.decay ** (int(epochs) // config.decay_every)
+    else:  # a twenty-fifth of the peak at first, nothing at the end, half waves of a cosine between
+        rise = (1 - math.cos(math.pi * min(part / RISE, 1))) / 2
+        fall = (1 + math.cos(math.pi * max(part - RISE, 0) / (1 - RISE))) / 2
+        rate = config.lr * (0.04 + 0.96 * rise) * fall
     for group in optimiser.param_groups:
-        group["lr"] = config.lr * config.decay ** (epoch // config.decay_every)
+        group["lr"] = rate
 
 
 def _keep(training: Training, model: nn.Module, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ from aupipe.checkpoint import Description, load_checkpoint
 from aupipe.config import ALIGN_SIZE
 from aupipe.facs import AUSet
 from aupipe.landmarks import load_landmarker
-from aupipe.loop import normalise
+from aupipe.pixels import normalise, read_channels
 from aupipe.schema import DataError
 from aupipe.video import Video, VideoFrame
 
@@ -39,6 +39,11 @@ class AUPredictor:
     def load(cls, directory: Path | str) -> AUPredictor:
         """Raises DataError for a damaged checkpoint, absent assets, or other face models than it was trained with."""
         model, description = load_checkpoint(Path(directory))
+        if description.landmarker["name"] in ("supplied", "prealigned"):
+            raise DataError(
+                f"the checkpoint {directory} was trained on faces placed by what came with its corpus "
+                f"({description.landmarker['name']}), which no video has; train on `landmarks: blazemesh` to predict videos"
+            )
         landmarker = load_landmarker(description.landmarker["name"])
         if landmarker.fingerprint != description.landmarker["fingerprint"]:
             raise DataError(
@@ -87,8 +92,12 @@ class AUPredictor:
         crop = self.description.input.crop
         corner = (size - crop) // 2
         cut = torch.from_numpy(np.ascontiguousarray(faces[:, corner : corner + crop, corner : corner + crop]))
+        kind = self.description.input.normalise
         with torch.inference_mode():
-            parts = [self.model(normalise(part, self.model)[None]).logits_BTM[0] for part in cut.split(CHUNK)]
+            parts = [
+                self.model(normalise(read_channels(part, kind), self.model, kind)[None]).logits_BTM[0]
+                for part in cut.split(CHUNK)
+            ]
         return torch.cat(parts).float().sigmoid().numpy() if parts else np.zeros((0, len(self.aus)), np.float32)
 
     def _predict_chunk(self, chunk: list[VideoFrame]) -> pa.Table:

@@ -21,6 +21,7 @@ from aupipe.config import Recipe, load_params
 from aupipe.facs import AUSet
 from aupipe.folds import load_folds
 from aupipe.losses import weighted_bce
+from aupipe.pixels import read_frames
 from aupipe.shards import load_index
 
 CORPUS, RECIPE, EPOCHS = "synthetic-bp4d", "attention_cnn-demo", 3
@@ -69,7 +70,10 @@ def plain_loop(training: loop.Training) -> float:
     spec = ClipSpec.of(recipe, training.description.au_set, recipe.phases[0].batch)
     model = training.description.new_model().train()
     batches = clip_batches(training.train_plan, training.shards, spec, train=True)
-    data = [loop.prepare(batch, model, spec.crop, "cpu") for batch in batches]
+    data = []
+    for batch in batches:
+        labels, mask = map(torch.from_numpy, (batch.labels_BTM, batch.mask_BTM))
+        data.append((read_frames(batch, model, recipe.input, "cpu", train=True), labels, mask))
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     for epoch in range(2):
         started = time.perf_counter()

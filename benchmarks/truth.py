@@ -36,6 +36,7 @@ REGIONS = {
     "inner lip": range(43, 49),
 }
 FRAME_STEP = 12  # of 24 frames a second
+VISIBLE = 0.1  # grey levels per face pixel
 # BlazeMesh's vertices at the 68 points, chosen by convention: jaw, the 49, and the inner corners of the mouth.
 _JAW = (162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389)
 MESH_TO_68 = np.array([*_JAW, *MESH_TO_49[:43], 78, *MESH_TO_49[43:46], 308, *MESH_TO_49[46:]])
@@ -61,7 +62,7 @@ def main(subjects: int) -> None:
 def print_landmarks(subjects: int) -> None:
     """BlazeMesh's distance from the exact landmarks, in per cent of the distance of the outer corners of the eyes."""
     found, missed = [], 0
-    landmarker, spec = BlazeMesh(), SyntheticConfig(subjects=subjects, sessions=1, seconds=2, fps=24)
+    landmarker, spec = BlazeMesh(), SyntheticConfig(subjects=subjects, sessions=1, seconds=2, fps=24, corruption=0.0)
     for subject in range(subjects):
         actor, scene = prepare_actor(spec.seed, subject), set_scene(spec, subject, 1)
         for frame in range(0, scene.frames, FRAME_STEP):
@@ -79,32 +80,39 @@ def print_landmarks(subjects: int) -> None:
 
 
 def print_regions(subjects: int) -> None:
-    """Per AU: how much of the change of pixels lies in its region, and the region's share of the face."""
-    print("\nregions  change inside %      area %   outside, grey levels per face pixel")
-    print("         mean    lowest     of the face")
-    rows: dict[int, list[tuple[float, float, float]]] = {au: [] for au in AUS}
+    """Per AU: how much of the change of pixels lies in its region, and the region's share of the face.
+
+    Frames in which a face pixel changes by less than VISIBLE on average are counted and left out: noise would decide there.
+    """
+    print("\nregions  change inside %      area %   outside, grey levels    frames that change")
+    print("         mean    lowest     of the face  per face pixel          visibly, of all")
+    rows: dict[int, list[tuple[float, float, float, float]]] = {au: [] for au in AUS}
     for actor, scene, frame in list_frames(subjects):
         face = draw_face(actor, scene, frame)
         for au in AUS:
             rows[au].append(measure_region(actor, scene, frame, au, face))
     for au, values in rows.items():
-        inside, area, outside = np.array(values).T
+        measured = np.array(values)
+        inside, area, outside, _ = measured[measured[:, 3] >= VISIBLE].T
         shares = f"{100 * inside.mean():6.2f} {100 * inside.min():8.2f} {100 * area.mean():12.1f}"
-        print(f"AU{au:02d}    {shares} {outside.mean():14.3f}")
+        print(f"AU{au:02d}    {shares} {outside.mean():14.3f} {len(inside):20d}/{len(measured)}")
 
 
 def list_frames(subjects: int) -> Iterator[tuple[Actor, Scene, int]]:
-    """Frames of several subjects and poses, without the sensor's noise and hands."""
-    spec = SyntheticConfig(subjects=subjects, sessions=1, seconds=2, fps=24)
+    """Frames of several subjects and poses, without the sensor's noise, hands and glasses."""
+    spec = SyntheticConfig(subjects=subjects, sessions=1, seconds=2, fps=24, corruption=0.0)
     for subject in range(subjects):
         actor, scene = prepare_actor(spec.seed, subject), set_scene(spec, subject, 1)
-        camera = dataclasses.replace(scene.camera, noise=0.0, occluder=None)
+        camera = dataclasses.replace(scene.camera, noise=0.0, occluder=None, glasses=False)
         for frame in (7, 31):
             yield actor, dataclasses.replace(scene, camera=camera), frame
 
 
-def measure_region(actor: Actor, scene: Scene, frame: int, au: int, face: NDArray[np.bool_]) -> tuple[float, float, float]:
-    """Share of the change inside the region, the region's share of the face, and the change outside per face pixel.
+def measure_region(
+    actor: Actor, scene: Scene, frame: int, au: int, face: NDArray[np.bool_]
+) -> tuple[float, float, float, float]:
+    """Share of the change inside the region, the region's share of the face, and the change per face pixel outside of the
+    region and in all.
 
     The AU's intensity is the frame's, and at least 3; everything else stays as it is in the frame.
     """
@@ -112,8 +120,9 @@ def measure_region(actor: Actor, scene: Scene, frame: int, au: int, face: NDArra
     present, absent = truth.set_intensity(scene, frame, au, level), truth.set_intensity(scene, frame, au, 0.0)
     change = np.abs(film(actor, present, frame).astype(int) - film(actor, absent, frame)).sum(2)
     region = truth.region_image(actor, present, frame, au) >= truth.SHOWS
-    outside = float(change[~region].sum() / 3 / face.sum())
-    return float(change[region].sum() / max(change.sum(), 1)), float((region & face).sum() / face.sum()), outside
+    inside, area = change[region].sum() / max(change.sum(), 1), (region & face).sum() / face.sum()
+    outside, total = (values.sum() / 3 / face.sum() for values in (change[~region], change))
+    return float(inside), float(area), float(outside), float(total)
 
 
 def draw_face(actor: Actor, scene: Scene, frame: int) -> NDArray[np.bool_]:

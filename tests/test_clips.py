@@ -161,7 +161,7 @@ def test_batch_that_cannot_be_split_is_an_error(shards):
 
 def test_crops_and_mirrors_are_drawn_per_clip():
     clips = np.arange(400)
-    crops, mirror = draw_crops(clips, 16, Epoch(True, 7, 2))
+    crops, mirror, seeds = draw_crops(clips, 16, Epoch(True, 7, 2))
     assert crops.min() == 0
     assert crops.max() == 16
     assert 150 < mirror.sum() < 250
@@ -170,14 +170,17 @@ def test_crops_and_mirrors_are_drawn_per_clip():
     again = draw_crops(shuffled, 16, Epoch(True, 7, 2))
     np.testing.assert_array_equal(again[0], crops[shuffled])
     np.testing.assert_array_equal(again[1], mirror[shuffled])
+    np.testing.assert_array_equal(again[2], seeds[shuffled])
+    assert len(set(seeds.tolist())) == 400
     assert (draw_crops(clips, 16, Epoch(True, 7, 3))[0] != crops).any()
     assert (draw_crops(clips, 16, Epoch(True, 8, 2))[0] != crops).any()
 
 
 def test_evaluation_takes_the_centre_unmirrored():
-    crops, mirror = draw_crops(np.arange(5), 24, Epoch(False))
+    crops, mirror, seeds = draw_crops(np.arange(5), 24, Epoch(False))
     assert crops.tolist() == [[12, 12]] * 5
     assert not mirror.any()
+    assert not seeds.any()
 
 
 @pytest.mark.parametrize("train", [True, False])

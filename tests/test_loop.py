@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from aupipe import loop, schema
 from aupipe.checkpoint import load_checkpoint
-from aupipe.clips import ClipSpec, clip_batches, plan_clips
+from aupipe.clips import ClipSpec, plan_clips
 from aupipe.metrics import Counts
 from aupipe.predictor import AUPredictor
 from aupipe.schema import DataError
@@ -151,22 +151,40 @@ def test_mixed_precision_trains_to_finite_figures(shards, tmp_path):
     }
 
 
-def test_crop_and_mirror_are_taken_as_drawn(shards):
-    spec = ClipSpec(AUS, 2, 2, 1, "face112", 96, 6)
-    plan = plan_clips(shards, ["F001", "F002"], spec, train=True)
-    batch = next(clip_batches(plan, shards, spec, train=True, seed=4))
-    assert 0 < batch.mirror_B.sum() < 6, "both kinds are in this batch"
-    model = make_model(MEAN=(0.5, 0.4, 0.3), STD=(0.1, 0.2, 0.3))
-    frames, labels, mask = loop.prepare(batch, model, 96, "cpu")
-    assert frames.shape == (6, 2, 3, 96, 96)
-    for b, (top, left) in enumerate(batch.crop_B2):
-        for t in range(2):
-            expected = batch.frames_BTHWC[b, t, top : top + 96, left : left + 96].astype(np.float32) / 255
-            expected = expected[:, ::-1] if batch.mirror_B[b] else expected
-            expected = (expected - model.MEAN) / model.STD
-            np.testing.assert_allclose(frames[b, t].permute(1, 2, 0).numpy(), expected, atol=1e-5)
-    np.testing.assert_array_equal(labels.numpy(), batch.labels_BTM)
-    np.testing.assert_array_equal(mask.numpy(), batch.mask_BTM)
+def test_one_cycle_rises_and_falls_with_every_step(shards, tmp_path, monkeypatch):
+    rates = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: (rates.append(self.param_groups[0]["lr"]), step(self))[1])
+    recipe = make_recipe(phases=[phase("train", 4, lr=0.01, schedule="one_cycle")], clip=SPARSE)
+    loop.fit(make_training(shards, tmp_path, recipe))
+    top = int(np.argmax(rates))
+    assert rates[0] == pytest.approx(0.0004)
+    assert 0.009 < rates[top] <= 0.01
+    assert top / len(rates) == pytest.approx(0.3, abs=0.1)
+    assert (np.diff(rates[: top + 1]) > 0).all()
+    assert (np.diff(rates[top:]) < 0).all()
+    assert rates[-1] < 0.0005
+
+
+def test_one_cycle_goes_on_where_it_was(shards, tmp_path):
+    recipe = make_recipe(phases=[phase("train", 3, schedule="one_cycle")], clip=SPARSE)
+    whole = loop.fit(make_training(shards, tmp_path / "whole", recipe))
+    with pytest.raises(InterruptionError):
+        loop.fit(make_training(shards, tmp_path / "cut", recipe, on_epoch=stop_after(1)))
+    assert figures(loop.fit(make_training(shards, tmp_path / "cut", recipe))) == figures(whole)
+    assert_same_weights(tmp_path / "cut" / "last", tmp_path / "whole" / "last")
+
+
+def test_augmented_training_sees_other_pictures_and_val_does_not(shards, tmp_path):
+    plain, strong = (
+        make_recipe(phases=[phase("train", 1)], clip=SPARSE, input={"align": "face112", "crop": 96, "augment": kind})
+        for kind in ("crop", "strong")
+    )
+    one, other = (loop.fit(make_training(shards, tmp_path / r.input.augment, r))[0] for r in (plain, strong))
+    assert one["train"]["loss"] != other["train"]["loss"]
+    again = loop.fit(make_training(shards, tmp_path / "again", strong))[0]
+    assert again["train"] == other["train"]
+    assert again["val"] == other["val"]
 
 
 def make_model(**constants):

@@ -177,3 +177,10 @@ def test_alignment_is_the_checkpoints(stub, tmp_path):
     loaded = AUPredictor.load(tmp_path / "checkpoint")
     assert loaded.predict_faces(np.zeros((1, 200, 200, 3), np.uint8)).shape == (1, 3)
     assert loaded.predict(write_video(tmp_path / "v.mp4", ["face"])).num_rows == 1
+
+
+@pytest.mark.parametrize("source", ["supplied", "prealigned"])
+def test_model_of_faces_that_came_with_a_corpus_predicts_no_video(tmp_path, source):
+    directory = save_random_model(tmp_path / "checkpoint", landmarker={"name": source, "fingerprint": "0"})
+    with pytest.raises(DataError, match=rf"{source}.*landmarks: blazemesh"):
+        AUPredictor.load(directory)

@@ -17,7 +17,7 @@ from aupipe.synthetic.render import Pose, prepare_actor, render_frame
 from aupipe.synthetic.rig import AUS, RECIPES, activate, displace, region_mask
 from aupipe.synthetic.scene import film, set_scene
 
-SPEC = SyntheticConfig(subjects=2, sessions=1, seconds=2.0, fps=5.0, size=192)
+SPEC = SyntheticConfig(subjects=2, sessions=1, seconds=2.0, fps=5.0, size=192, corruption=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_the_size_changes_pixels_and_not_the_scene(actor):
 
 def test_the_landmarker_finds_the_faces(head):
     landmarker, found, tried = BlazeMesh(), 0, 0
-    spec = SyntheticConfig(subjects=4, sessions=1, seconds=2.0, fps=5.0, size=256)
+    spec = SyntheticConfig(subjects=4, sessions=1, seconds=2.0, fps=5.0, size=256, corruption=0.0)
     for subject in range(spec.subjects):
         actor, scene = prepare_actor(spec.seed, subject), set_scene(spec, subject, 1)
         for n in range(0, scene.frames, 3):

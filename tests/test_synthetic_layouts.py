@@ -21,7 +21,7 @@ from aupipe.schema import ConfigError, DataError
 from aupipe.synthetic import corpus
 from aupipe.synthetic.affwild2_files import leave_uncoded, lose_crops
 from aupipe.synthetic.camera import LANDSCAPE
-from aupipe.synthetic.card import card_markdown
+from aupipe.synthetic.card import GENERATOR, card_markdown
 from aupipe.synthetic.render import prepare_actor
 from aupipe.synthetic.rig import AUS, RECIPES
 from aupipe.synthetic.scene import act, film, find_face_box, set_scene
@@ -29,7 +29,7 @@ from aupipe.synthetic.scene import act, film, find_face_box, set_scene
 LAYOUTS = ("bp4d", "disfa", "affwild2")
 SPEC = SyntheticConfig(subjects=3, sessions=2, seconds=1.6, fps=5.0, size=96, uncoded=2, seed=11)
 FRAMES = 8
-DISFA_AUS = (1, 2, 4, 5, 6, 9, 12, 15, 17, 25, 26)
+DISFA_AUS = (1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26)
 AFFWILD2_AUS = (1, 2, 4, 6, 7, 10, 12, 15, 23, 24, 25, 26)
 ABAW = "Third ABAW Annotations/AU_Detection_Challenge"
 VIDEOS = {  # name → subject, session, part
@@ -89,7 +89,7 @@ def test_a_later_start_of_the_coded_span_has_images_and_no_labels(tmp_path, one_
 
 def test_disfa_has_one_landscape_video_per_person(made):
     raw, card = made["disfa"]
-    assert sorted(p.name for p in raw.iterdir()) == [".keys", "ActionUnit_Labels", "Videos_LeftCamera"]
+    assert sorted(p.name for p in raw.iterdir()) == [".keys", "ActionUnit_Labels", "Landmark_Points", "Videos_LeftCamera"]
     videos = sorted((raw / "Videos_LeftCamera").iterdir())
     assert [path.name for path in videos] == [f"LeftVideoSN00{n}_comp.avi" for n in (1, 2, 3)]
     frames = read_video(videos[1])
@@ -114,8 +114,8 @@ def test_every_label_of_disfa_is_the_truth(made):
             lines = (folder / f"SN00{subject + 1}_au{au}.txt").read_text().splitlines()
             numbers, levels = zip(*(map(int, line.split(",")) for line in lines), strict=True)
             assert list(numbers) == list(range(1, rows + 1))
-            if au == 5:
-                truth = [5 * act(scene, n)[0][list(RECIPES).index(5)] for n in range(rows)]
+            if au in (5, 20):
+                truth = [5 * act(scene, n)[0][list(RECIPES).index(au)] for n in range(rows)]
             else:
                 truth = scene.motion.intensity_NM[:rows, AUS.index(au)]
             np.testing.assert_array_equal(levels, np.floor(truth))
@@ -123,7 +123,7 @@ def test_every_label_of_disfa_is_the_truth(made):
     assert {name: au["positive"] for name, au in card["aus"].items()} == {f"AU{au:02d}": positive[au] for au in DISFA_AUS}
     assert sum(positive.values()) > 5
     assert card["counts"]["frames"] == 6 * FRAMES - 1
-    assert "AU20" not in card["aus"]
+    assert card["aus"]["AU20"]["coded"] == 6 * FRAMES - 1
 
 
 def test_disfas_second_camera_sees_the_same_moments(tmp_path, one_face):
@@ -198,6 +198,7 @@ def test_two_processes_write_the_same_files_as_one(made, tmp_path, layout):
     [
         ("disfa", "Videos_LeftCamera/LeftVideoSN002_comp.avi"),
         ("disfa", "ActionUnit_Labels/SN002/SN002_au12.txt"),
+        ("disfa", "Landmark_Points/SN002/tmp_frame_lm/l00001_lm.mat"),
         ("affwild2", "cropped_aligned/video2_2/00002.jpg"),
         ("affwild2", f"{ABAW}/Train_Set/video2_2.txt"),
     ],
@@ -265,12 +266,21 @@ def test_the_card_says_what_is_there(made, layout):
     assert sum(card["counts"]["age"].values()) == sum(card["counts"]["sex"].values()) == 3
     assert any("assumed, not measured" in line for line in card["assumptions"])
     assert card["defects"] == {"seed": None, "injected": [], "left_out": [], "tree": []}
+    assert 0 <= card["counts"]["glasses"] <= 3
+    assumed = card["assumed"]
+    assert assumed["correlation of latent signals"]["AU12 AU15"] < 0 < assumed["correlation of latent signals"]["AU06 AU12"]
+    assert assumed["seconds"]["time constant of onset"] < assumed["seconds"]["time constant of offset"]
+    assert {"AU20", "AU46", "one-sided AU12"} <= assumed["episodes a minute"].keys()
+    assert card["generator"]["version"] == GENERATOR
     page = card_markdown({"corpus": f"synthetic-{layout}", **card})
     assert page.startswith(f"# synthetic-{layout}\n")
     for text in (
         card["generator"]["sha256"],
         card["assets"]["head.npz"]["sha256"],
         "lip corner puller",
+        "CC0-1.0",
+        "The people do not exist",
+        "| episodes a minute | AU20 | 1.5 |",
         *card["assumptions"],
     ):
         assert text in page
@@ -283,6 +293,12 @@ def test_layouts_have_their_own_rates_and_frame_rate():
     assert [corpus.settle(bare, layout).margins for layout in LAYOUTS] == list(LAYOUTS)
     other = dataclasses.replace(bare, margins="disfa", fps=12.0)
     assert corpus.settle(other, "bp4d") == other
+
+
+def test_sessions_are_ten_seconds_and_a_third_of_them_spoilt_unless_a_spec_says_otherwise():
+    bare = SyntheticConfig(subjects=1, sessions=1)
+    assert (bare.seconds, bare.corruption, bare.landmarks) == (10.0, 0.33, True)
+    assert set_scene(corpus.settle(dataclasses.replace(bare, size=64, fps=5.0), "disfa"), 0, 1).frames == 50
 
 
 def test_corruption_spoils_single_frames_and_no_label():

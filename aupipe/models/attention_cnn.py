@@ -44,9 +44,10 @@ class Model(nn.Module):
         blocks: list[nn.Module] = []
         channels = 3
         for number, filters in enumerate(FILTERS):
-            blocks += [nn.Conv2d(channels, filters, 3, padding=1), nn.BatchNorm2d(filters), nn.ReLU(inplace=True)]
+            blocks += [nn.Conv2d(channels, filters, 3, padding=1), nn.BatchNorm2d(filters)]
             if number < POOLS[config.pooling]:
                 blocks.append(nn.MaxPool2d(2))
+            blocks.append(nn.ReLU(inplace=True))  # after the pool: the same values, rectified a quarter as often
             channels = filters
         self.extractor = nn.Sequential(*blocks)
         self.attention = SpatialAttention(channels, config.width) if config.attention else None

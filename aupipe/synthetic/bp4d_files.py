@@ -3,6 +3,7 @@
 Sequences/F001/T1/0000.jpg …          portrait frames, numbered from 0; some subjects have 3-digit names, as in BP4D
 AUCoding/AU_OCC/F001_T1.csv           header 0 … 99; column 0 is the frame, column N is AU N; 9 = not coded
 AUCoding/AU_INT/AU06/F001_T1_AU06.csv frame, intensity 0–5, without a header; AUs 6 10 12 14 17
+2DFeatures/F001_T1.mat                49 exact landmarks of every image, if the spec asks for them; some are missing
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from aupipe.config import SyntheticConfig
 from aupipe.synthetic.identity import name_subject
+from aupipe.synthetic.landmark_files import KEPT, track_points, write_points_49
 from aupipe.synthetic.recording import Recording, Written, count_labels, write_frames, write_rows
 from aupipe.synthetic.render import Actor
 from aupipe.synthetic.rig import AUS
@@ -45,11 +47,13 @@ class Bp4dFiles:
             f"{_root(spec)}/{recording.owner}/{recording.name}",
             f"AUCoding/AU_OCC/{name}.csv",
             *(f"AUCoding/AU_INT/AU{au:02d}/{name}_AU{au:02d}.csv" for au in INTENSITY_AUS),
+            *([f"2DFeatures/{name}.mat"] if spec.landmarks else []),
         ]
 
     def write(self, raw: Path, making: Path, actor: Actor, spec: SyntheticConfig, recording: Recording) -> Written:
         scene = set_scene(spec, recording.subject, recording.session)
-        folder, *tables = (raw / path for path in self.paths(spec, recording))
+        folder, *files = (raw / path for path in self.paths(spec, recording))
+        tables, points = files[: 1 + len(INTENSITY_AUS)], files[1 + len(INTENSITY_AUS) :]
         digits = 3 if recording.owner[0] == "M" and int(recording.owner[1:]) % 2 == 0 else 4
         frames = ((f"{n:0{digits}d}.jpg", film(actor, scene, n)) for n in range(scene.frames))
         write_frames(making / "frames", frames, scene.camera.jpeg_quality)
@@ -60,7 +64,13 @@ class Bp4dFiles:
         numbers = range(scene.uncoded, scene.frames)
         _write_tables(tables, numbers, np.where(unknown, _UNKNOWN, occurrence), np.where(unknown, _UNKNOWN, intensity))
         counts = count_labels(AUS, occurrence, ~unknown, scene.frames)
-        return Written(raw, [folder, *tables], tables, numbers, counts, header=True, folder=folder)
+        for path in points:
+            tracked, fate = track_points(actor, scene, "ibug49")
+            write_points_49(making / path.name, tracked, fate)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(making / path.name, path)
+            counts |= {"landmarks": len(fate), "landmarks_lost": int((fate != KEPT).sum())}
+        return Written(raw, [folder, *files], tables, numbers, counts, header=True, folder=folder)
 
     def describe_tree(self, spec: SyntheticConfig) -> list[str]:
         return [] if spec.defects is None else [_root(spec)]

@@ -9,26 +9,39 @@ from typing import Any
 from aupipe.assets import provenance
 from aupipe.config import SyntheticConfig, to_json
 from aupipe.facs import ACTION_UNITS
-from aupipe.synthetic.identity import TONES, Identity, draw_identity
+from aupipe.synthetic.distraction import list_rates
+from aupipe.synthetic.glasses import wears_glasses
+from aupipe.synthetic.identity import TONE_LIMITS, TONES, Identity, draw_identity
 from aupipe.synthetic.margins import MARGINS, Margins
+from aupipe.synthetic.motion import ACTIVE, PAIRS, SMOOTH
+from aupipe.synthetic.timing import OFFSET, ONSET
 
-GENERATOR = "2"
+GENERATOR = "3"
 LICENCE = "CC0-1.0 (rendered people who do not exist)"
 AGE_GROUPS = ("young", "middle", "old")
 _ASSUMPTIONS = (
     "The people do not exist; their shapes are drawn from MakeHuman's CC0 head, whose macro shapes carry MakeHuman's names.",
     "Which AUs go together is assumed, not measured: no co-occurrence table of the real corpora is public.",
-    "How long movements last is assumed, not measured: latent signals are smooth over 0.45 s, muscles follow within 0.1 s "
-    "on the way up and 0.3 s on the way down.",
-    "Rates are fitted to sessions of 6 s; shorter or longer ones, and few people, deviate from the aims.",
+    f"How long movements last is assumed, not measured: latent signals are smooth over {SMOOTH} s, muscles follow within "
+    f"{ONSET} s on the way up and {OFFSET} s on the way down, more quickly in some people than in others.",
+    "How often people talk, wink, puff their cheeks or smile with one half of the mouth is assumed, not measured; what of "
+    "it shows as a coded AU is labelled as that AU, and nothing else is.",
+    "Rates hold on average over many people in sessions of any length; few people deviate from the aims.",
+    f"Tones are bands of the renderer's own melanin scale: light below {TONE_LIMITS[0]}, dark from {TONE_LIMITS[1]} on.",
     "Skin tone, age and hair are drawn from smooth distributions that stand for no population; groups of age divide "
     "MakeHuman's scale from young to old into three and are no years.",
-    "Folds of the skin do not move with the light.",
+    "A fifth of the people wear glasses in all their sessions; something passes before the face in three sessions of ten. "
+    "How rooms, lights and cameras are distributed is assumed, and wide on purpose.",
+    "Folds of the skin are relief that the light brings out, drawn on the smooth mesh: they cast no shadow.",
 )
 _OF_LAYOUT = {
-    "bp4d": ("About 1 % of the cells are 9, not coded, in short runs of the upper or the lower face: assumed.",),
+    "bp4d": (
+        "About 1 % of the cells are 9, not coded, in short runs of the upper or the lower face: assumed.",
+        "Landmarks are exact; about 1 % of the entries are empty, not a number or zero, as a tracker leaves them: assumed.",
+    ),
     "disfa": (
-        "AU05 is what raised brows do to the lids, exactly known; no face here stretches its lips, so AU20 has no file.",
+        "AU05 and AU20 are movements that other layouts do not code; they are exactly known and have their files here.",
+        "Landmarks are exact; about 1 % of the files hold no numbers or zeros, as a tracker leaves them: assumed.",
         "The videos are Motion JPEG; DISFA's are Cinepak. Sessions of a person are joined before one camera.",
         "The last person's labels lack their last row, as those of DISFA's SN010 do.",
     ),
@@ -38,6 +51,9 @@ _OF_LAYOUT = {
         "A person with several sessions appears in several videos, always on the same side of the official split.",
     ),
 }
+
+
+_COUNTED = ("frames", "images", "landmarks", "landmarks_lost")
 
 
 def build_card(
@@ -63,9 +79,10 @@ def build_card(
         "margins": {"name": spec.margins or layout, "occurs_at": margins.occurs_at},
         "counts": _count_people([draw_identity(spec.seed, subject) for subject in range(spec.subjects)])
         | {"subjects": spec.subjects, "sessions": len(made)}
-        | {name: sum(counts[name] for counts in made) for name in ("frames", "images")},
+        | {name: sum(counts[name] for counts in made) for name in _COUNTED if made and name in made[0]},
         "aus": _count_aus(made, margins),
         "assumptions": [*_ASSUMPTIONS, *_OF_LAYOUT[layout], _describe_aims(margins)],
+        "assumed": _list_assumed(margins),
         "defects": damage,
     }
 
@@ -74,6 +91,7 @@ def card_markdown(card: dict[str, Any]) -> str:
     """The card of a synthetic corpus as a Markdown page."""
     counts, margins = card["counts"], card["margins"]
     groups = [f"| {kind} | {name} | {n} |" for kind in ("sex", "tone", "age") for name, n in counts[kind].items()]
+    groups.append(f"| glasses | worn | {counts['glasses']} |")
     rates = [
         f"| {name} | {_name_au(name)} | {au['coded']} | {au['positive']} | {_percent(au['rate'])} | {_percent(au['aim'])} |"
         for name, au in card["aus"].items()
@@ -98,9 +116,29 @@ def card_markdown(card: dict[str, Any]) -> str:
         "## Assumed, not measured",
         "",
         *(f"- {line}" for line in card["assumptions"]),
+        *_table("Assumed figures", "| kind | of | value |", _list_figures(card["assumed"])),
         *_list_defects(card["defects"]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _list_assumed(margins: Margins) -> dict[str, dict[str, Any]]:
+    """The figures of the generator that nobody has measured on the real corpora."""
+    return {
+        "correlation of latent signals": {f"AU{a:02d} AU{b:02d}": r for (a, b), r in PAIRS.items()},
+        "seconds": {
+            "over which latent signals are smooth": SMOOTH,
+            "time constant of onset": ONSET,
+            "time constant of offset": OFFSET,
+            "of a rest, from and to": list(margins.rest),
+            "between rests, from and to": list(ACTIVE),
+        },
+        "episodes a minute": list_rates(),
+    }
+
+
+def _list_figures(assumed: dict[str, dict[str, Any]]) -> list[str]:
+    return [f"| {kind} | {of} | {value} |" for kind, figures in assumed.items() for of, value in figures.items()]
 
 
 def _count_people(people: Sequence[Identity]) -> dict[str, Any]:
@@ -109,6 +147,7 @@ def _count_people(people: Sequence[Identity]) -> dict[str, Any]:
         "sex": dict(sorted(Counter(p.sex for p in people).items())),
         "tone": {tone: tones[tone] for tone in TONES},
         "age": {group: ages[group] for group in AGE_GROUPS},
+        "glasses": sum(wears_glasses(p.seed, p.subject) for p in people),
     }
 
 

@@ -9,9 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aupipe.assets import head_mesh
-from aupipe.synthetic.coordinates import EYE_HEIGHT, Array, find_face
+from aupipe.synthetic.coordinates import EYE_HEIGHT, Array, find_face, smoothstep
 from aupipe.synthetic.hair import THICKNESS, hair_cover, hang_drape, weave_drape
-from aupipe.synthetic.identity import Identity, stream, weigh_local_shapes, weigh_macro_shapes
+from aupipe.synthetic.identity import (
+    Identity,
+    stream,
+    weigh_local_shapes,
+    weigh_macro_shapes,
+    weigh_resting_expression,
+)
 from aupipe.synthetic.mesh import (
     HAIR,
     LASHES,
@@ -29,6 +35,7 @@ Shape = tuple[NDArray[np.uint16], Array]
 
 ATLAS = (640, 512)  # rows, columns of the painted skin
 _CROWN = 8.55
+_THROAT = 0.5
 # Where each part that is not skin has its own patch of the atlas: left, top, width, height, as fractions.
 PATCHES = {
     LEFT_EYE: (0.88, 0.01, 0.11, 0.088),
@@ -67,12 +74,20 @@ class Head:
         return find_face(self.position_G3)
 
     @cached_property
+    def ears(self) -> Array:
+        """Where the ears are, (G,) in 0–1: what moves when they are shifted."""
+        moved = np.linalg.norm(self.displacement({"ears/l-ear-trans-down": 1.0, "ears/r-ear-trans-down": 1.0}), axis=1)
+        return smoothstep(moved / moved.max(), 0.45, 0.85)
+
+    @cached_property
     def atlas(self) -> Array:
         """Where each render vertex finds its colour: (u, v) in 0–1. The face gets most of the width, the back little."""
         x, y, z = self.position_G3[self.geometry_R].T
         angle = np.arctan2(x, z - 0.35)
         u = 0.43 + 0.43 * np.tanh(1.6 * angle) / np.tanh(1.6 * np.pi)
-        atlas = np.stack([u, (_CROWN - y) / (_CROWN - NECK + 0.05)], 1)
+        # Below the chin the skin runs back to the throat, not down: there, depth makes up for height.
+        back = _THROAT * (1 - smoothstep(y, 6.25, 6.6)) * (1.2 - np.clip(z, 0.4, 1.2))
+        atlas = np.stack([u, (_CROWN - y + back) / (_CROWN - NECK + 0.05 + 0.8 * _THROAT)], 1)
         for part, (left, top, width, height) in PATCHES.items():
             here = self.part_R == part
             flat = np.stack([x[here], -y[here]], 1)
@@ -141,13 +156,15 @@ def shape_head(head: Head, identity: Identity) -> tuple[Array, Array]:
     """The person's head at rest, (G, 3): without their hair's volume, and with it."""
     rng = stream(identity.seed, identity.subject, "shape")
     weights = weigh_macro_shapes(identity, rng) | weigh_local_shapes(head.shapes, rng)
+    weights |= weigh_resting_expression(stream(identity.seed, identity.subject, "rest"))
     bare = head.position_G3 + head.displacement(weights)
     bare[head.parts == UPPER_TEETH, 1] -= 0.03  # MakeHuman's hide behind the lip even where it is raised
     x, y, z = head.face.T
     thickness = THICKNESS[identity.hair] * rng.uniform(0.7, 1.3)
     phase = rng.uniform(0, 6, 2)
-    waves = 1 + 0.2 * np.sin(1.9 * x + phase[0]) * np.sin(7 * z + phase[1])
-    volume = hair_cover(x, y, z, identity) * (head.parts == SKIN) * thickness * waves
+    waves = 1 + 0.25 * np.sin(1.9 * x + phase[0]) * np.sin(7 * z + phase[1])
+    cover = hair_cover(x, y, z, identity, (-0.1, 0.15) if identity.fringe else (0.0, 0.9))  # it lies close at the hairline
+    volume = cover * (1 - head.ears) * (head.parts == SKIN) * thickness * waves
     haired = (bare + volume[:, None] * head.normals(bare)).astype(np.float32)
     eyes = float(bare[np.isin(head.parts, (LEFT_EYE, RIGHT_EYE)), 1].mean())
     haired[head.parts == HAIR] = hang_drape(haired[head.parts == SKIN], eyes, identity.drape)

@@ -8,14 +8,26 @@ from dataclasses import dataclass
 import numpy as np
 
 TONES = ("light", "medium", "dark")
-_TONE_LIMITS = (0.62, 1.15)  # melanin
+TONE_LIMITS = (0.65, 1.4)  # melanin
+# Styles of hair, and how often women and men wear them; beards of men.
+_HAIR = {"bald": (0.0, 0.12), "short": (0.08, 0.5), "mid": (0.16, 0.32), "bob": (0.34, 0.03), "long": (0.42, 0.03)}
+_BEARDS = {"none": 0.36, "shadow": 0.28, "stubble": 0.13, "moustache": 0.05, "goatee": 0.06, "short": 0.12}
+# Resting faces that look like Action Units: face units, the two signs' shares of full intensity (sd), and the AUs meant.
+_AT_REST: tuple[tuple[tuple[str, ...], float, tuple[str, ...], float], ...] = (
+    (("mouthFrownLeft", "mouthFrownRight"), 0.24, ("mouthSmileLeft", "mouthSmileRight"), 0.18),  # 15, 12
+    (("browDownLeft", "browDownRight"), 0.22, ("browInnerUp", "browOuterUpLeft", "browOuterUpRight"), 0.24),  # 4, 1 with 2
+    (("eyeSquintLeft", "eyeSquintRight"), 0.22, ("eyeWideLeft", "eyeWideRight"), 0.22),  # 7, 5
+    (("mouthPucker",), 0.1, ("mouthRollUpper", "mouthRollLower"), 0.22),  # 18, 24
+    (("mouthShrugLower",), 0.14, ("mouthUpperUpLeft", "mouthUpperUpRight"), 0.12),  # 17, 10
+    (("cheekSquintLeft", "cheekSquintRight"), 0.25, ("mouthDimpleLeft", "mouthDimpleRight"), 0.15),  # 6, 14
+)
 # These lengthen or point the skull beyond what people have, so they are drawn with less weight.
 _CAPPED = ("head-scale-vert", "forehead/", "triangular")
-_STREAM = {"traits": 0, "shape": 1, "skin": 2, "rig": 3, "habit": 4}
+_STREAM = {"traits": 0, "shape": 1, "skin": 2, "rig": 3, "habit": 4, "glasses": 5, "rest": 6}
 
 
 def stream(seed: int, subject: int, concern: str) -> np.random.Generator:
-    """A subject's own random numbers for one concern: traits, shape, skin, rig or habit. More draws of one move no other."""
+    """A subject's own random numbers for one concern, a key of _STREAM. More draws for one move no other."""
     return np.random.default_rng([seed, subject, 1_000_000 + _STREAM[concern]])
 
 
@@ -35,6 +47,9 @@ class Identity:
     sweep: float
     drape: float
     cloth: tuple[float, float, float]
+    beard: str
+    grey: float  # share of the hairs that are
+    fringe: bool
 
     @property
     def sex(self) -> str:
@@ -47,7 +62,7 @@ class Identity:
 
     @property
     def tone(self) -> str:
-        return TONES[sum(self.melanin >= limit for limit in _TONE_LIMITS)]
+        return TONES[sum(self.melanin >= limit for limit in TONE_LIMITS)]
 
 
 def name_subject(subject: int) -> str:
@@ -60,21 +75,27 @@ def name_subject(subject: int) -> str:
 
 def draw_identity(seed: int, subject: int) -> Identity:
     rng, name = stream(seed, subject, "traits"), name_subject(subject)
-    ancestry = rng.dirichlet([0.6, 0.6, 0.6])
+    ancestry = rng.dirichlet([0.5, 0.5, 0.5])
     leaning = 0.25 * float(rng.beta(1, 2))
     femininity = 1 - leaning if name[0] == "F" else leaning
     age = float(rng.beta(1, 2.2))
-    melanin = float(np.clip(ancestry @ [1.75, 0.6, 0.35] + rng.normal(0, 0.15), 0.15, 2.2))
-    styles = {"bald": (0.0, 0.14), "short": (0.06, 0.5), "mid": (0.14, 0.3), "bob": (0.36, 0.03), "long": (0.44, 0.03)}
-    hair = str(rng.choice(list(styles), p=[w * femininity + m * (1 - femininity) for w, m in styles.values()]))
-    hairline = float(rng.uniform(1.8, 2.3) - 0.25 * (1 - femininity) * age)
+    melanin = float(np.clip(np.exp(ancestry @ np.log([3.0, 0.75, 0.3]) + rng.normal(0, 0.2)), 0.15, 3.2))
+    odds = np.array([w * femininity + m * (1 - femininity) for w, m in _HAIR.values()])
+    hair = str(rng.choice(list(_HAIR), p=odds / odds.sum()))
+    hairline = float(rng.uniform(1.75, 2.2) + 0.6 * (1 - femininity) * age * rng.random())
     sweep = float(rng.normal(0, 0.1))
     drape = float(rng.uniform(0.75, 1.25)) if hair == "bob" else 2.4
     red, green, blue = (float(v) for v in np.clip(rng.uniform(0.02, 0.4) + rng.normal(0, 0.07, 3), 0.01, 0.7))
     a, b, c = (float(w) for w in ancestry)
+    beard = str(rng.choice(list(_BEARDS), p=list(_BEARDS.values()))) if name[0] == "M" else "none"
+    grey = float(np.clip(2.6 * (age - 0.45) + rng.normal(0, 0.25), 0, 1) if age > 0.25 else 0.0)
+    fringe = bool(rng.random() < 0.2 * femininity and hair not in ("bald", "short"))
+    if fringe:
+        hairline = float(rng.uniform(1.05, 1.35))
     return Identity(
-        seed, subject, name, femininity, age, (a, b, c), melanin, hair, hairline, sweep, drape, (red, green, blue)
-    )
+        seed, subject, name, femininity, age, (a, b, c), melanin, hair, hairline, sweep, drape, (red, green, blue),
+        beard, grey, fringe,
+    )  # fmt: skip
 
 
 def weigh_macro_shapes(identity: Identity, rng: np.random.Generator) -> dict[str, float]:
@@ -110,4 +131,18 @@ def weigh_local_shapes(names: Iterable[str], rng: np.random.Generator) -> dict[s
         mirrored = name.replace("/l-", "/r-")
         if mirrored != name and mirrored in known:
             weights[mirrored] = weight * ratio
+    return weights
+
+
+def weigh_resting_expression(rng: np.random.Generator) -> dict[str, float]:
+    """Drooping or raised corners of the mouth, heavy or high brows, narrow eyes, pursed or thin lips: of a face at rest.
+
+    Each look and its opposite share one normal draw; most people have little of any, left and right nearly alike.
+    """
+    weights = {}
+    for units, much, opposite, more in _AT_REST:
+        amount = float(rng.normal())
+        for unit in units if amount > 0 else opposite:
+            share = abs(amount) * (much if amount > 0 else more)
+            weights[f"unit/{unit}"] = min(share, 0.6) * float(rng.uniform(0.85, 1.15))
     return weights

@@ -35,7 +35,8 @@ class Recording:
 @dataclass(slots=True)
 class Written:
     """A recording on disk. `owned`: its files and folders · `tables`: label files, the first with a header if `header` ·
-    `folder` of frames or `video` · `numbers`: the frame numbers that have a label row · `counts`: of the truth.
+    `folder` of frames or `video` · `numbers`: the frame numbers that have a label row · `counts`: of the truth. Files of
+    landmarks are owned and nothing more.
     """
 
     raw: Path

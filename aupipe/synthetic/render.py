@@ -1,10 +1,11 @@
-"""A frame: pose the rig, light its vertices, rasterise twice, fetch the skin's colour, develop.
+"""A frame: pose the rig, light its vertices and the skin between them, rasterise, fetch the skin's colour, develop.
 
 Every frame is a function of (actor, scene, frame number) alone, so that any of them can be rendered by itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aupipe.synthetic.camera import DISTANCE, HALF_HEIGHT, Camera, Light, draw_occluder, look_through
+from aupipe.synthetic.chart import load_lightmap
 from aupipe.synthetic.coordinates import Array, floats, smoothstep
-from aupipe.synthetic.head import ATLAS, Head, load_head, shape_head
+from aupipe.synthetic.folds import Strength
+from aupipe.synthetic.glasses import Glasses, fit_glasses
+from aupipe.synthetic.head import Head, load_head, shape_head
 from aupipe.synthetic.identity import Identity, draw_identity
+from aupipe.synthetic.lenses import draw_glasses
 from aupipe.synthetic.mesh import HAIR, LASHES, LEFT_EYE, LOWER_TEETH, MOUTH, RIGHT_EYE, SKIN, TONGUE, UPPER_TEETH
-from aupipe.synthetic.rig import AUS, FACE_UNITS, Rig, build_rig
-from aupipe.synthetic.skin import Skin, paint_skin, tint
+from aupipe.synthetic.rig import FACE_UNITS, Rig, build_rig, weigh_folds
+from aupipe.synthetic.shading import light_vertices, shade_folds
+from aupipe.synthetic.skin import Skin, paint_skin
 
 _LENS = 2 * float(np.arctan(HALF_HEIGHT / DISTANCE))
 _VIEW = np.eye(4, dtype=np.float32)
-_SHADED = {LASHES: 0.8, UPPER_TEETH: 0.8, LOWER_TEETH: 0.65, TONGUE: 0.5, MOUTH: 0.5}  # light that enters there
-_REDDEN = floats([0.10, -0.01, -0.03])  # light that has passed through the skin, where shadow begins
-_WRAP, _SHINE = 0.25, 18
+_SHADED = {LASHES: 0.8, UPPER_TEETH: 0.95, LOWER_TEETH: 0.75, TONGUE: 0.5, MOUTH: 0.5}  # light that enters there
 _OVERSAMPLE = 1.25  # rendered so much larger, then averaged down, which smooths edges
+_FINE = 400  # pixels of height from which a frame shows more than half of the atlas's rows and columns
+_SINK = 1.0015  # eyeballs are drawn so much further away, along the line of sight, so that they never pierce their lids
 _BACK = -0.8  # triangles whose normals point further back are behind the head at every pose
 
 
@@ -39,18 +45,27 @@ class Pose:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """A person ready to be rendered. `texture` is scratch: each frame rewrites the rectangle that holds the folds."""
+    """A person ready to be rendered, with their skin in full and at half the size, for frames that show no more of it.
+
+    `textures` are scratch, one per size of the skin: each frame rewrites one of them.
+    """
 
     identity: Identity
     rig: Rig
-    skin: Skin
+    skins: tuple[Skin, Skin]
     triangles_T3: NDArray[np.int32]
     atlas: Array
     occlusion_R: Array
     glossy_R: Array
+    sink_R: Array
     pivot: Array
     centre: Array
-    texture: Array
+    textures: tuple[Array, Array]
+    glasses: Glasses | None
+
+    @property
+    def skin(self) -> Skin:
+        return self.skins[0]
 
 
 def prepare_actor(seed: int, subject: int, rig: str = FACE_UNITS) -> Actor:
@@ -60,20 +75,23 @@ def prepare_actor(seed: int, subject: int, rig: str = FACE_UNITS) -> Actor:
     bare, position = shape_head(head, identity)
     moving = build_rig(head, identity, position, rig)
     skin = paint_skin(identity, moving.gain)
+    skins = (skin, skin.halve())
     occlusion = _find_occlusion(head, bare)[head.geometry_R]
     occlusion *= np.array([_SHADED.get(part, 1.0) for part in head.part_R.tolist()])
     eyes = position[np.isin(head.parts, (LEFT_EYE, RIGHT_EYE))].mean(0)
     return Actor(
         identity,
         moving,
-        skin,
+        skins,
         _select_triangles(head, identity, position),
         head.atlas,
         occlusion.astype(np.float32)[:, None],
         np.where(head.part_R <= LOWER_TEETH, occlusion, 0).astype(np.float32),
+        np.where(np.isin(head.part_R, (LEFT_EYE, RIGHT_EYE)), _SINK, 1).astype(np.float32)[:, None],
         floats([0, eyes[1] - 1.0, 0.5]),
         floats([0, eyes[1] + 0.02, 0.5]),
-        skin.albedo.copy(),
+        (skins[0].albedo.copy(), skins[1].albedo.copy()),
+        fit_glasses(head, bare, seed, subject),
     )
 
 
@@ -87,25 +105,39 @@ def render_frame(
     *,
     second: float = 0.0,
     flicker: float = 0.0,
+    smear: tuple[float, float] = (0.0, 0.0),
 ) -> NDArray[np.uint8]:
-    """One frame (height, width, 3) uint8 RGB. `rng` is the frame's own: its noise must not depend on other frames."""
+    """One frame (height, width, 3) uint8 RGB. `rng` is the frame's own: its noise must not depend on other frames.
+
+    `smear`: how far the head moves right and down during the exposure, in pixels.
+    """
     position, normal = pose_head(actor, activation_K, pose)
-    irradiance, gloss = _shine(normal, camera.light, actor)
-    size = tuple(round(_OVERSAMPLE * pixels) for pixels in camera.size)
-    colour, cover = _rasterise(actor, size, position, irradiance, gloss, _apply_folds(actor, intensity_M))
-    linear = _compose(camera, colour, cover)
+    light = camera.light
+    irradiance, gloss = light_vertices(normal, light, light.reach(position + floats([0, 0, DISTANCE])))
+    irradiance[:, :3] *= actor.occlusion_R
+    gloss *= actor.glossy_R
+    strength = weigh_folds(intensity_M, activation_K)
+    texture = _light_skin(actor, strength, light, pose, irradiance, coarse=camera.size[0] < _FINE)
+    colour, depth = _rasterise(actor, camera.size, position, gloss, texture)
+    linear = _compose(camera, colour)
+    if camera.glasses and actor.glasses is not None:
+        draw_glasses(linear, actor.glasses, place_head(actor, pose), light, depth, lambda p: project(p, camera.size))
     if camera.occluder is not None:
-        hand = tint(floats(actor.identity.melanin), floats(0.7)) * camera.light.key
-        draw_occluder(linear, camera.occluder, second, hand)
-    return look_through(camera, linear, rng, 1 + flicker)
+        draw_occluder(linear, camera.occluder, second, depth, light, camera.shutter, pose.shift[:2])
+    return look_through(camera, linear, rng, 1 + camera.flicker * flicker, smear)
 
 
 def pose_head(actor: Actor, activation_K: Array, pose: Pose) -> tuple[Array, Array]:
     """Positions (R, 3) in decimetres, the lens at 0, x to the right, y up, the head at negative z; and normals (R, 3)."""
     position, normal = actor.rig.pose(activation_K)
-    turn = _rotation(*pose.angles)
+    return _transform(position, place_head(actor, pose)), _transform(normal, rotation(pose))
+
+
+def place_head(actor: Actor, pose: Pose) -> Array:
+    """(3, 4), from the head's own coordinates to the camera's."""
+    turn = rotation(pose)
     moved = actor.pivot - actor.centre + floats(pose.shift) - floats([0, 0, DISTANCE]) - turn @ actor.pivot
-    return _transform(position, np.concatenate([turn, moved[:, None]], 1)), _transform(normal, turn)
+    return np.concatenate([turn, moved[:, None]], 1)
 
 
 def project(position_R3: Array, size: tuple[int, int]) -> Array:
@@ -116,7 +148,9 @@ def project(position_R3: Array, size: tuple[int, int]) -> Array:
     return np.stack([width / 2 - 0.5 - focal * x / z, height / 2 - 0.5 + focal * y / z], 1).astype(np.float32)
 
 
-def _rotation(yaw: float, pitch: float, roll: float) -> Array:
+def rotation(pose: Pose) -> Array:
+    """The head's rotation (3, 3), from its own frame to the camera's."""
+    yaw, pitch, roll = pose.angles
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
     turns = (
         [[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]],
@@ -130,47 +164,33 @@ def _transform(points_R3: Array, matrix: Array) -> Array:
     return cv2.transform(points_R3[None], matrix)[0]
 
 
-def _shine(normal_R3: Array, light: Light, actor: Actor) -> tuple[Array, Array]:
-    """Irradiance (R, 3) and gloss (R,): wrapped Lambert key, soft fill, ambient from above, Blinn–Phong highlight."""
-    half = light.towards + floats([0, 0, 1])
-    facing = _transform(normal_R3, np.stack([light.towards, light.fill_towards, half / np.linalg.norm(half)]))
-    key, fill, shine = cv2.split(facing[None])
-    key, fill, shine = key[0], fill[0], shine[0]
-    lit = np.clip((key + _WRAP) / (1 + _WRAP), 0, None)[:, None] * light.key
-    lit += np.clip(0.5 * fill + 0.5, 0, 1)[:, None] * light.fill
-    lit += (0.65 + 0.35 * normal_R3[:, 1:2]) * light.ambient
-    lit += np.exp(-(((key - 0.02) / 0.18) ** 2))[:, None] * (light.key * _REDDEN)
-    gloss = np.clip(shine, 0, 1) ** _SHINE * np.float32(light.gloss) * actor.glossy_R
-    return lit * actor.occlusion_R, gloss
+def _light_skin(
+    actor: Actor, strength: Mapping[int, Strength], light: Light, pose: Pose, irradiance: Array, *, coarse: bool
+) -> Array:
+    """The atlas (rows, columns, 4) in this light, with folds of these strengths: RGB, and 1 where there is skin."""
+    skin, texture = actor.skins[coarse], actor.textures[coarse]
+    cv2.resize(load_lightmap().spread(irradiance), texture.shape[1::-1], dst=texture)
+    np.multiply(skin.albedo, texture, out=texture)
+    shade = shade_folds(skin.folds, strength, light, rotation(pose))
+    top, bottom, left, right = skin.folds.bounds
+    region = texture[top:bottom, left:right]
+    np.multiply(region, cv2.merge([shade, shade, shade, np.ones_like(shade)]), out=region)
+    return texture
 
 
-def _apply_folds(actor: Actor, intensity_M: Array) -> Array:
-    strength = {au: float(v) / 5 for au, v in zip(AUS, intensity_M, strict=True)}
-    top, bottom, left, right = actor.skin.folds.bounds
-    shade = cv2.merge([actor.skin.folds.shade(strength)] * 3)
-    region = actor.texture[top:bottom, left:right]
-    np.multiply(actor.skin.albedo[top:bottom, left:right], shade, out=region)
-    return actor.texture
-
-
-def _rasterise(
-    actor: Actor, size: tuple[int, ...], position: Array, irradiance: Array, gloss: Array, texture: Array
-) -> tuple[Array, Array]:
-    """Two passes, (u, v, gloss) and irradiance; then the skin's colour where (u, v) point, lit. Also what it covers."""
+def _rasterise(actor: Actor, size: tuple[int, int], position: Array, gloss: Array, texture: Array) -> tuple[Array, Array]:
+    """Draw (u, v, gloss), larger than `size`; then the texture where (u, v) point, and gloss: RGB and cover; and depth."""
+    full = (round(_OVERSAMPLE * size[0]), round(_OVERSAMPLE * size[1]))
     where = np.concatenate([actor.atlas, gloss[:, None]], 1)
-    found, depth = draw_triangles(size, position, actor.triangles_T3, where)
-    light, _ = draw_triangles(size, position, actor.triangles_T3, irradiance)
-    u, v, highlight = cv2.split(found)
-    rows, columns = ATLAS
+    found, depth = draw_triangles(full, position * actor.sink_R, actor.triangles_T3, where)
+    u, v, highlight = (cv2.extractChannel(found, k) for k in range(3))
+    rows, columns = texture.shape[:2]
     u *= columns
     v *= rows
-    u -= 0.5
+    u -= 0.5  # nothing is drawn where u and v are 0, and nothing lies in that corner of the atlas
     v -= 0.5
     colour = cv2.remap(texture, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    cv2.multiply(colour, light, dst=colour)
-    cv2.add(colour, cv2.merge([highlight] * 3), dst=colour)
-    cover = (depth < 99).astype(np.float32)
-    return cv2.multiply(colour, cv2.merge([cover] * 3)), cover
+    return cv2.add(colour, cv2.merge([highlight, highlight, highlight, np.zeros_like(u)]), dst=colour), depth
 
 
 def draw_triangles(
@@ -181,13 +201,13 @@ def draw_triangles(
     return cv2.triangleRasterize(position, triangles, values, buffer, depth, _VIEW, _LENS, 0.5, 100.0, _settings())
 
 
-def _compose(camera: Camera, colour: Array, cover: Array) -> Array:
+def _compose(camera: Camera, colour: Array) -> Array:
     """The head before its background, at the camera's size; pixels on the outline are shared."""
     height, width = camera.size
-    colour = cv2.resize(colour, (width, height), interpolation=cv2.INTER_AREA)
-    cover = cv2.resize(cover, (width, height), interpolation=cv2.INTER_AREA)
-    behind = cv2.multiply(camera.background, cv2.merge([1 - cover] * 3))
-    return cv2.add(colour, behind, dst=behind)
+    small = cv2.resize(colour, (width, height))
+    behind = 1 - cv2.extractChannel(small, 3)
+    seen = cv2.multiply(camera.background, cv2.merge([behind] * 3))
+    return cv2.add(seen, cv2.cvtColor(small, cv2.COLOR_RGBA2RGB), dst=seen)
 
 
 def _settings() -> Any:

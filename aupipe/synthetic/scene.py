@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aupipe.config import SyntheticConfig
-from aupipe.synthetic.camera import PORTRAIT, Camera, set_up_camera, studio
+from aupipe.synthetic.camera import HALF_HEIGHT, PORTRAIT, Camera, set_up_camera, studio
 from aupipe.synthetic.coordinates import Array, floats
 from aupipe.synthetic.corruption import corrupt
 from aupipe.synthetic.head import load_head
@@ -61,9 +61,8 @@ def set_scene(spec: SyntheticConfig, subject: int, session: int, *, sessions: in
     length = max(1, round(spec.seconds * fps))
     frames = [spec.uncoded + length, *[length] * (sessions - 1)]
     motions = [perform(spec.seed, subject, session + n, count, fps, margins) for n, count in enumerate(frames)]
-    cloth = floats(draw_identity(spec.seed, subject).cloth)
     rng = session_rng(spec.seed, subject, session, CAMERA)
-    camera = set_up_camera(rng, spec.size, sum(frames) / fps, cloth, aspect)
+    camera = set_up_camera(rng, spec.size, sum(frames) / fps, draw_identity(spec.seed, subject), aspect)
     corrupted = session_rng(spec.seed, subject, session, CORRUPTION).random() < spec.corruption
     motion = motions[0] if sessions == 1 else join_motions(motions, fps)
     return Scene(spec.seed, subject, session, spec.uncoded, motion, camera, margins.occurs_at, bool(corrupted))
@@ -74,9 +73,11 @@ def act(scene: Scene, frame: int) -> tuple[Array, Pose]:
     motion, n = scene.motion, frame
     activation = activate(
         motion.intensity_NM[n],
+        uncoded=motion.uncoded_ND[n],
         blink=float(motion.blink_N[n]),
+        wink=float(motion.wink_N[n]),
+        aside=motion.aside_NL[n],
         gaze=(float(motion.gaze_N2[n, 0]), float(motion.gaze_N2[n, 1])),
-        speech=(float(motion.speech_N2[n, 0]), float(motion.speech_N2[n, 1])),
     )
     return activation, Pose(tuple(motion.angles_N3[n]), tuple(motion.shift_N3[n]))
 
@@ -93,10 +94,23 @@ def film(actor: Actor, scene: Scene, frame: int) -> NDArray[np.uint8]:
         frame_rng(scene.seed, scene.subject, scene.session, frame),
         second=float(scene.motion.seconds_N[frame]),
         flicker=float(scene.motion.flicker_N[frame]),
+        smear=smear(scene, frame),
     )
     if not scene.corrupted:
         return image
     return corrupt(image, np.random.default_rng([scene.seed, scene.subject, scene.session, frame, CORRUPTION]))
+
+
+def smear(scene: Scene, frame: int) -> tuple[float, float]:
+    """How far right and down, in pixels, the face moves while the frame is exposed, by the frames around it."""
+    motion, camera = scene.motion, scene.camera
+    first, last = max(0, frame - 1), min(scene.frames - 1, frame + 1)
+    if first == last:
+        return 0.0, 0.0
+    moved = motion.shift_N3[last] - motion.shift_N3[first]
+    yaw, pitch, _ = motion.angles_N3[last] - motion.angles_N3[first]  # the face is about a decimetre before the neck's axis
+    share = camera.shutter / float(motion.seconds_N[last] - motion.seconds_N[first]) * camera.size[0] / (2 * HALF_HEIGHT)
+    return float(moved[0] + yaw) * share, float(pitch - moved[1]) * share
 
 
 def find_face_box(actor: Actor, scene: Scene, frame: int) -> tuple[float, float, float, float]:

@@ -21,9 +21,10 @@ from aupipe.schema import ConfigError
 from aupipe.synthetic.coordinates import Array
 from aupipe.synthetic.head import ATLAS, load_head
 from aupipe.synthetic.mesh import SKIN
-from aupipe.synthetic.render import Actor, Pose, draw_triangles, pose_head, project
-from aupipe.synthetic.rig import AUS
+from aupipe.synthetic.render import Actor, Pose, draw_triangles, pose_head, project, rotation
+from aupipe.synthetic.rig import AUS, weigh_folds
 from aupipe.synthetic.scene import Scene, act
+from aupipe.synthetic.shading import shade_folds
 
 # Geometry vertices of the head (mesh.py) at the 68 points of iBUG's scheme.
 VERTICES_68: NDArray[np.int64] = np.array(
@@ -41,20 +42,23 @@ VERTICES_68.setflags(write=False)
 # iBUG's 68 points without the jaw and the inner corners of the mouth.
 POINTS_49: NDArray[np.int64] = np.delete(np.arange(17, 68), [60 - 17, 64 - 17])
 POINTS_49.setflags(write=False)
-_POINTS = {"ibug49": VERTICES_68[POINTS_49], "ibug68": VERTICES_68}
+# The 68 without the inner corners of the mouth alone: DISFA's.
+POINTS_66: NDArray[np.int64] = np.delete(np.arange(68), [60, 64])
+POINTS_66.setflags(write=False)
+_POINTS = {"ibug49": VERTICES_68[POINTS_49], "ibug66": VERTICES_68[POINTS_66], "ibug68": VERTICES_68}
 
 SHOWS = 8  # of 255: from this value on a pixel of a region map counts as the AU's
-_REACH = 0.10  # decimetres of movement that are drawn as 255
+_REACH = 0.06  # decimetres of movement that are drawn as 255
 _TILT = 0.5  # change of a unit normal that is drawn as 255
 _DEPTH = 0.5  # relative change of the skin's brightness by folds that is drawn as 255
 _CROP = 176  # of the aligned 200 pixels: what models see of `face200`
 
 
 def landmarks(actor: Actor, scene: Scene, frame: int, scheme: str = "ibug49") -> NDArray[np.float32]:
-    """The landmarks (K, 2) of a frame as float32 x, y in its pixels, pixel centres at integers; K is 49 or 68.
+    """The landmarks (K, 2) of a frame as float32 x, y in its pixels, pixel centres at integers; K is 49, 66 or 68.
 
     They are where the vertices are, seen or hidden: by a hand, by the turned head or by pressed lips. Raises ConfigError
-    for a scheme other than "ibug49" and "ibug68".
+    for a scheme other than "ibug49", "ibug66" and "ibug68".
     """
     if scheme not in _POINTS:
         raise ConfigError(f"unknown landmark scheme '{scheme}'; exact landmarks are known for {', '.join(_POINTS)}")
@@ -91,7 +95,7 @@ def region_image(actor: Actor, scene: Scene, frame: int, au: int) -> NDArray[np.
     """
     (moving, attitude), (still, _) = act(scene, frame), act(set_intensity(scene, frame, au, 0.0), frame)
     change = _measure_change(actor, moving - still)
-    fold = _lay_out_fold(actor, au, float(scene.motion.intensity_NM[frame, AUS.index(au)]) / 5)
+    fold = _lay_out_fold(actor, scene, frame, au)
     strength = np.zeros(scene.camera.size, np.float32)
     for activation in (moving, still):
         np.maximum(strength, _draw_change(actor, scene, activation, attitude, change, fold), out=strength)
@@ -124,12 +128,15 @@ def _measure_change(actor: Actor, activation_K: Array) -> Array:
     return np.maximum(moved / _REACH, tilted / _TILT).astype(np.float32)
 
 
-def _lay_out_fold(actor: Actor, au: int, strength: float) -> Array:
-    """The AU's shading in the atlas (rows, columns), 1 at _DEPTH."""
+def _lay_out_fold(actor: Actor, scene: Scene, frame: int, au: int) -> Array:
+    """The AU's shading in the atlas (rows, columns), in the light of the frame, 1 at _DEPTH."""
+    activation, attitude = act(scene, frame)
+    folds, turn = actor.skin.folds, rotation(attitude)
+    strength = weigh_folds(scene.motion.intensity_NM[frame], activation)
+    with_it, without = (shade_folds(folds, s, scene.camera.light, turn) for s in (strength, strength | {au: 0.0}))
     fold = np.zeros(ATLAS, np.float32)
-    if au in actor.skin.folds.maps:
-        (top, bottom, left, right), shading = actor.skin.folds.maps[au]
-        fold[top:bottom, left:right] = np.abs(shading) * (strength / _DEPTH)
+    top, bottom, left, right = folds.bounds
+    fold[top:bottom, left:right] = np.abs(with_it - without) / np.float32(_DEPTH)
     return fold
 
 

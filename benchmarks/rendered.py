@@ -1,0 +1,171 @@
+"""Pools of rendered faces for other benchmarks, found and aligned like those of any video; detectors trained on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from aupipe.align import align
+from aupipe.config import InputSpec, OptimiserConfig, PhaseConfig, SyntheticConfig, code, fingerprint
+from aupipe.facs import AU_SETS
+from aupipe.folds import label_stats
+from aupipe.landmarks import load_landmarker
+from aupipe.loop import make_optimiser, set_rate
+from aupipe.losses import weighted_bce
+from aupipe.models import build_model
+from aupipe.pixels import augment, normalise, read_channels
+from aupipe.processes import map_processes
+from aupipe.schema import replacing
+from aupipe.synthetic.corpus import settle
+from aupipe.synthetic.motion import frame_rng
+from aupipe.synthetic.render import Actor, prepare_actor, render_frame
+from aupipe.synthetic.scene import Scene, act, film, set_scene, smear
+from aupipe.synthetic.truth import landmarks
+
+AUS = AU_SETS["synthetic"]
+CACHE = Path("data/benchmarks")
+SIZE, CROP = 112, 96
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """Subjects first … last − 1, `frames` of each, spread over `sessions`. What can be left out is named by its absence."""
+
+    first: int
+    last: int
+    frames: int
+    sessions: int = 2
+    seed: int = 1
+    rig: str = "face_units"
+    wrinkles: bool = True
+    distractors: bool = True
+    exact: bool = False  # aligned by the exact landmarks and not by those that the face models find
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """faces (N, 112, 112, 3) uint8 RGB · intensity (N, M) 0–5 · subject (N,) · session (N,), unique over the pool."""
+
+    faces: NDArray[np.uint8]
+    intensity: NDArray[np.float32]
+    subject: NDArray[np.int64]
+    session: NDArray[np.int64]
+
+    @property
+    def labels(self) -> NDArray[np.bool_]:
+        return self.intensity >= 1
+
+    def take(self, rows: NDArray) -> Pool:
+        return Pool(self.faces[rows], self.intensity[rows], self.subject[rows], self.session[rows])
+
+
+def render_pool(spec: PoolSpec) -> Pool:
+    """Frames in which no face was found are left out and counted. Kept in data/benchmarks for the next run."""
+    path = CACHE / f"{fingerprint(spec, code('synthetic', 'align', 'landmarks'))[:16]}.npz"
+    if not path.exists():
+        subjects = [(spec, subject) for subject in range(spec.first, spec.last)]
+        parts = sorted(map_processes(_film_subject, subjects), key=lambda part: part[0])
+        arrays = [np.concatenate([part[1][k] for part in parts]) for k in range(4)]
+        wanted = spec.frames * len(subjects)
+        print(f"rendered {len(arrays[0])} faces; none was found in {wanted - len(arrays[0])} frames", flush=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, *arrays)
+    with np.load(path) as arrays:
+        return Pool(*(arrays[f"arr_{k}"] for k in range(4)))
+
+
+def _film_subject(task: tuple[PoolSpec, int]) -> tuple[int, list[NDArray]]:
+    cv2.setNumThreads(1)
+    spec, subject = task
+    config = settle(SyntheticConfig(subjects=1, sessions=1, fps=10, uncoded=0, seed=spec.seed, rig=spec.rig), "bp4d")
+    actor, landmarker = prepare_actor(spec.seed, subject, spec.rig), load_landmarker("blazemesh")
+    faces, rows = [], []
+    for session in range(1, spec.sessions + 1):
+        scene = _simplify(set_scene(config, subject, session), spec)
+        for frame in np.linspace(0, scene.frames - 1, spec.frames // spec.sessions).astype(int).tolist():
+            image = film(actor, scene, frame) if spec.wrinkles else _film_smooth(actor, scene, frame)
+            found = landmarker.find_face(image)
+            if found is not None:
+                points = landmarks(actor, scene, frame) if spec.exact else found.landmarks
+                faces.append(align("face112", image, points).image)
+                rows.append((scene.motion.intensity_NM[frame], subject, 100 * subject + session))
+    intensity, subjects, sessions = zip(*rows, strict=True)
+    return subject, [np.stack(faces), np.stack(intensity), np.array(subjects), np.array(sessions)]
+
+
+def _simplify(scene: Scene, spec: PoolSpec) -> Scene:
+    if spec.distractors:
+        return scene
+    motion = scene.motion
+    still = {name: np.zeros_like(getattr(motion, name)) for name in ("uncoded_ND", "wink_N", "aside_NL", "flicker_N")}
+    camera = replace(scene.camera, occluder=None, glasses=False)
+    return replace(scene, motion=replace(motion, **still), camera=camera, corrupted=False)
+
+
+def _film_smooth(actor: Actor, scene: Scene, frame: int) -> NDArray[np.uint8]:
+    """A frame without the folds that movement draws."""
+    activation, pose = act(scene, frame)
+    rng = frame_rng(scene.seed, scene.subject, scene.session, frame)
+    none = np.zeros_like(scene.motion.intensity_NM[frame])
+    second, flicker = float(scene.motion.seconds_N[frame]), float(scene.motion.flicker_N[frame])
+    return render_frame(
+        actor, scene.camera, activation, none, pose, rng, second=second, flicker=flicker, smear=smear(scene, frame)
+    )
+
+
+def train(pool: Pool, spec: InputSpec, *, seed: int, epochs: int = 8, batch: int = 64) -> nn.Module:
+    """The attention CNN on single frames; AdamW, one cycle, positives weighted, bfloat16."""
+    torch.manual_seed(seed)
+    stats = label_stats(pool.labels.astype(float))
+    model = build_model("attention_cnn", {}, AUS, stats).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    phase = PhaseConfig(
+        name="train",
+        epochs=epochs,
+        batch=batch,
+        optimiser=OptimiserConfig(name="adamw", lr=0.002, weight_decay=0.02, schedule="one_cycle"),
+    )
+    optimiser = make_optimiser(phase.optimiser, model)
+    faces, labels = torch.from_numpy(pool.faces), torch.from_numpy(pool.labels.astype(np.float32))
+    weights = torch.from_numpy(np.clip(1 / stats.rate_M - 1, 0.5, 8)).float()
+    steps, shuffle = len(faces) // batch, np.random.default_rng(seed)
+    for epoch in range(epochs):
+        order = torch.from_numpy(shuffle.permutation(len(faces)))
+        seeds = torch.from_numpy(shuffle.integers(2**62, size=len(faces)))
+        model.train()
+        for step in range(steps):
+            set_rate(optimiser, phase, epoch + step / steps)
+            rows = order[step * batch : (step + 1) * batch]
+            frames = _read(faces[rows], spec, seeds[rows], model)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(frames).logits_BTM.float()
+            target = labels[rows][:, None]
+            loss = weighted_bce(logits, target, torch.ones_like(target, dtype=torch.bool), pos_weight=weights)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def predict(model: nn.Module, faces_NHWC: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float64]:
+    """Logits (N, M) of aligned faces (N, 112, 112, 3)."""
+    parts = [model(_read(part, spec, None, model)).logits_BTM[:, 0] for part in torch.from_numpy(faces_NHWC).split(128)]
+    return torch.cat(parts).double().numpy()
+
+
+def _read(faces: torch.Tensor, spec: InputSpec, seeds: torch.Tensor | None, model: nn.Module) -> torch.Tensor:
+    """Faces (B, H, W, 3) as frames_BTCHW of clips of one frame; augmented, mirrored at random or cut from the middle."""
+    edge = (SIZE - spec.crop) // 2
+    channels = read_channels(faces[:, None], spec.normalise)
+    if seeds is not None and spec.augment == "strong":
+        return normalise(augment(channels, seeds, spec.crop), model, spec.normalise)
+    frames = channels[..., edge : edge + spec.crop, edge : edge + spec.crop]
+    if seeds is not None:
+        frames = torch.where((seeds % 2 == 0).view(-1, 1, 1, 1, 1), frames, frames.flip(-1))
+    return normalise(frames, model, spec.normalise)
