@@ -20,6 +20,7 @@ from aupipe.config import ALIGN_SIZE
 from aupipe.schema import ConfigError, DataError
 
 BORDER = (128, 128, 128)  # what lies outside the source image: the grey that normalisation maps to 0
+ENLARGE = 2.9  # side of the 200×200 crop, in extents of its five points
 MIN_EXTENT = 1.0  # source pixels; five points closer together than this hold no geometry
 
 # Per scheme: the number of points, and the points whose mean is each of the five. The 49 points are iBUG's 68 without the
@@ -32,6 +33,14 @@ _SCHEMES: dict[str, tuple[int, tuple[Iterable[int], ...]]] = {
     "ibug68": (68, _EYES_NOSE_MOUTH_68),
     "five": (5, ((0,), (1,), (2,), (3,), (4,))),
 }
+
+# Where the 49 points are in schemes that hold more.
+INNER_49 = {
+    "ibug49": np.arange(49),
+    "ibug66": np.arange(17, 66),
+    "ibug68": np.array([n for n in range(17, 68) if n not in (60, 64)]),
+}
+_MIN_COVERED = 4.0  # pixels that the points of a face cover at least, across and down
 
 # The five points in a 112×112 face, as ArcFace and its successors use them.
 TEMPLATE_52 = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
@@ -61,19 +70,31 @@ class AlignedFace:
     warp: NDArray[np.float64]
 
 
-def align(name: str, image: NDArray[np.uint8], landmarks: ArrayLike) -> AlignedFace:
+def align(name: str, image: NDArray[np.uint8], landmarks: ArrayLike, reduced: int = 1) -> AlignedFace:
     """Align by the name that a corpus gives: "face200" or "face112".
 
-    image (H, W, 3) uint8 RGB; landmarks (49, 2), x and y in its pixels. Raises DataError for landmarks without geometry,
-    ConfigError for an unknown name.
+    image (H, W, 3) uint8 RGB; landmarks (49, 2), x and y in its pixels. An image that was decoded `reduced` times smaller
+    gives the same face from the same landmarks: these and the warp are in the pixels of the source all the same. Raises
+    DataError for landmarks without geometry, ConfigError for an unknown name.
     """
+    warp = find_warp(name, landmarks)
+    return _cut_face(image, _as_points(landmarks, "ibug49"), warp, ALIGN_SIZE[name], reduced)
+
+
+def find_warp(name: str, landmarks: ArrayLike) -> NDArray[np.float64]:
+    """The 2×3 map of the alignment called `name` for landmarks (49, 2), from their pixels to the square's; as `align`."""
     if name not in ALIGNMENTS:
         raise ConfigError(f"unknown alignment '{name}'; known are {', '.join(ALIGNMENTS)}")
-    return ALIGNMENTS[name](image, landmarks)
+    return ALIGNMENTS[name](five_points(landmarks), ALIGN_SIZE[name])
+
+
+def scale_of(warp: NDArray[np.float64]) -> float:
+    """How many pixels of the square one pixel of the source becomes."""
+    return float(np.hypot(warp[0, 0], warp[1, 0]))
 
 
 def align_face(
-    image: NDArray[np.uint8], landmarks: ArrayLike, scheme: str = "ibug49", size: int = 200, enlarge: float = 2.9
+    image: NDArray[np.uint8], landmarks: ArrayLike, scheme: str = "ibug49", size: int = 200, enlarge: float = ENLARGE
 ) -> AlignedFace:
     """The square around the five points, rotated until the eyes are level; its side is `enlarge` × their extent.
 
@@ -82,7 +103,7 @@ def align_face(
     Raises DataError for landmarks that are not finite or lie in one place.
     """
     points = _as_points(landmarks, scheme)
-    return _cut_face(image, points, _square_warp(five_points(points, scheme), size, enlarge), scheme, size)
+    return _cut_face(image, points, _square_warp(five_points(points, scheme), size, enlarge), size)
 
 
 def align_template(
@@ -94,14 +115,52 @@ def align_template(
     Raises DataError for landmarks that are not finite or lie in one place.
     """
     points = _as_points(landmarks, scheme)
-    warp = _similarity(five_points(points, scheme), TEMPLATE_52 * (size / _TEMPLATE_SIZE))
-    return _cut_face(image, points, warp, scheme, size)
+    return _cut_face(image, points, _template_warp(five_points(points, scheme), size), size)
 
 
-ALIGNMENTS: dict[str, Callable[[NDArray[np.uint8], ArrayLike], AlignedFace]] = {
-    "face200": lambda image, landmarks: align_face(image, landmarks, size=ALIGN_SIZE["face200"]),
-    "face112": lambda image, landmarks: align_template(image, landmarks, size=ALIGN_SIZE["face112"]),
-}
+def resize_face(image: NDArray[np.uint8], size: int) -> AlignedFace:
+    """An image (H, W, 3) that is an aligned face already, brought into a square of `size`; the warp is a scale and a shift.
+
+    A picture that is not square is centred. There are no landmarks: (0, 2).
+    """
+    height, width = image.shape[:2]
+    scale = size / max(height, width)
+    # Pixel centres are integers, so the outer edges of an image of n pixels are −0.5 and n − 0.5.
+    shift = [(size - scale * extent) / 2 + (scale - 1) / 2 for extent in (width, height)]
+    warp = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    return AlignedFace(warp_image(image, warp, size), np.empty((0, 2), np.float32), warp)
+
+
+def scheme_of(count: int) -> str | None:
+    """The scheme that has this number of points, if there is one."""
+    return next((name for name, (points, _) in _SCHEMES.items() if points == count), None)
+
+
+def to_ibug49(landmarks: ArrayLike, scheme: str) -> NDArray[np.float64]:
+    """The 49 points (49, 2) out of landmarks (K, 2) in a scheme that holds them: ibug49, ibug66 or ibug68.
+
+    Raises DataError for another number of points or for values that are not finite, ConfigError for another scheme.
+    """
+    points = _as_points(landmarks, scheme)
+    if scheme not in INNER_49:
+        raise ConfigError(f"the 49 points cannot be taken out of the scheme '{scheme}'; known are {', '.join(INNER_49)}")
+    return points[INNER_49[scheme]]
+
+
+def are_plausible(landmarks: ArrayLike, height: int, width: int) -> bool:
+    """Whether supplied landmarks (K, 2) can be those of a face in an image of this size.
+
+    Trackers that lost a face leave NaN, zeros (−1 once the origin is moved) or points far outside, so: all are finite,
+    none at the image's corner, the centre of the points is inside and most points are too, and they cover some pixels.
+    """
+    points = np.asarray(landmarks, np.float64)
+    if not len(points) or not np.isfinite(points).all() or (np.abs(points) <= 1).all(1).any():
+        return False
+    limit = np.array([width, height]) - 0.5
+    inside = ((points >= -0.5) & (points <= limit)).all(1)
+    centre = points.mean(0)
+    covered = np.ptp(points, 0).min() >= _MIN_COVERED
+    return bool(inside.mean() >= 0.5 and (centre >= 0).all() and (centre <= limit).all() and covered)
 
 
 def five_points(landmarks: ArrayLike, scheme: str = "ibug49") -> NDArray[np.float64]:
@@ -126,7 +185,7 @@ def warp_image(
     A strong reduction (below one half) first averages whole blocks of source pixels, because bilinear interpolation
     alone would skip most of them; the geometry stays exact.
     """
-    block = int(1 / max(np.sqrt(abs(np.linalg.det(warp[:, :2]))), 1e-9))
+    block = int(1 / max(scale_of(warp), 1e-9))
     if block > 1:
         image, warp = _average_blocks(image, warp, size, block)
     square: Any = cv2.warpAffine(
@@ -146,16 +205,25 @@ def _average_blocks(
     low = np.clip(np.floor(seen.min(0)) - 2 * block, 0, limit).astype(int)
     high = np.clip(np.ceil(seen.max(0)) + 2 * block, 0, limit).astype(int)
     block = int(min(block, *np.maximum(high - low, 1)))
+    high = np.minimum(high + -(high - low) % block, limit)  # whole blocks, as far as the image goes
     part = image[low[1] : high[1], low[0] : high[0]]
     if part.size == 0:
         return image[:1, :1], warp
-    # Repeated edge pixels fill the last blocks up; they reach less than one block beyond the image.
     missing = -np.array(part.shape[:2]) % block
-    part = cv2.copyMakeBorder(part, 0, int(missing[0]), 0, int(missing[1]), cv2.BORDER_REPLICATE)
+    if missing.any():
+        # Repeated edge pixels fill the last blocks up; they reach less than one block beyond the image.
+        part = cv2.copyMakeBorder(part, 0, int(missing[0]), 0, int(missing[1]), cv2.BORDER_REPLICATE)
     small = cv2.resize(part, (part.shape[1] // block, part.shape[0] // block), interpolation=cv2.INTER_AREA)
-    # The centre of small pixel p is the source point block · p + (block − 1) / 2 + low.
-    shift = low + (block - 1) / 2
-    return small, np.column_stack([warp[:, :2] * block, warp[:, :2] @ shift + warp[:, 2]])
+    return small, _of_blocks(warp, block, low)
+
+
+def _of_blocks(warp: NDArray[np.float64], block: int, origin: ArrayLike = 0) -> NDArray[np.float64]:
+    """A map of source pixels as one of pixels that are `block` × `block` of them, counted from the source's `origin`.
+
+    The centre of pixel p is the source point origin + block · p + (block − 1) / 2.
+    """
+    shift = np.broadcast_to(origin, 2) + (block - 1) / 2
+    return np.column_stack([warp[:, :2] * block, warp[:, :2] @ shift + warp[:, 2]])
 
 
 def _as_points(landmarks: ArrayLike, scheme: str) -> NDArray[np.float64]:
@@ -197,10 +265,22 @@ def _similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDA
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
+def _template_warp(five: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    return _similarity(five, TEMPLATE_52 * (size / _TEMPLATE_SIZE))
+
+
+# How each alignment finds its map, from the five points and the size of its square.
+ALIGNMENTS: dict[str, Callable[[NDArray[np.float64], int], NDArray[np.float64]]] = {
+    "face200": lambda five, size: _square_warp(five, size, ENLARGE),
+    "face112": _template_warp,
+}
+
+
 def _cut_face(
-    image: NDArray[np.uint8], points: NDArray[np.float64], warp: NDArray[np.float64], scheme: str, size: int
+    image: NDArray[np.uint8], points: NDArray[np.float64], warp: NDArray[np.float64], size: int, reduced: int = 1
 ) -> AlignedFace:
-    inside = (points >= -0.5) & (points <= np.array(image.shape[1::-1]) - 0.5)
+    inside = (points >= -0.5) & (points <= reduced * np.array(image.shape[1::-1]) - 0.5)
     if not inside.all(1).any():
         raise DataError("landmarks have no usable geometry: every point lies outside the image")
-    return AlignedFace(warp_image(image, warp, size), transform_points(points, warp).astype(np.float32), warp)
+    square = warp_image(image, warp if reduced == 1 else _of_blocks(warp, reduced), size)
+    return AlignedFace(square, transform_points(points, warp).astype(np.float32), warp)

@@ -60,6 +60,26 @@ def inspect(
 
 
 @app.command()
+def check(
+    raw: Annotated[Path, typer.Argument(help="the folder of the corpus, as it was delivered")],
+    layout: Annotated[str, typer.Option(help="bp4d, disfa or affwild2")],
+    option: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="an option of the layout")] = None,
+    short: Annotated[bool, typer.Option("--short", help="only the lines that differ")] = False,
+) -> None:
+    """Compare a copy of a corpus with its published counts; exit code 1 where something differs."""
+    from aupipe import check as room
+    from aupipe.config import parse_options
+
+    lines = room.check_corpus(raw, layout, parse_options(option or []))
+    differing = [line for line in lines if line.verdict == room.DIFFERS]
+    for line in differing if short else lines:
+        typer.echo(str(line))
+    typer.echo(f"{len(differing)} of {len(lines)} lines differ from what is published", err=True)
+    if differing:
+        raise typer.Exit(1)
+
+
+@app.command()
 def assets() -> None:
     """Fetch the head meshes and the face models that the package works with, once; nothing to do if they are there."""
     from aupipe import assets as room

@@ -6,34 +6,41 @@ An unknown key or a value of the wrong type is a ConfigError that names the key 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import difflib
 import hashlib
 import json
 import os
 import sys
-import types
-import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import yaml
 
 from aupipe.facs import AUSet
 from aupipe.schema import ConfigError, DataError
+from aupipe.values import build as build
+from aupipe.values import nearest
+from aupipe.values import to_json as to_json
 
 PACKAGE = Path(__file__).parent
+LANDMARKS = ("blazemesh", "supplied", "prealigned")
 ALIGN_SIZE = {"face200": 200, "face112": 112}  # aligned faces, pixels on a side
+NORMALISE, AUGMENT = ("model", "image", "grey"), ("crop", "strong")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputSpec:
-    """Which aligned face a model reads and the square that is cut from it: at random in training, central otherwise."""
+    """Which aligned face a model reads and the square that is cut from it: at random in training, central otherwise.
+
+    `normalise`: model (its own mean and deviation) · image (each image's own) · grey (each image's own, of its luminance).
+    `augment`: crop (moved and mirrored, as in the papers) · strong (turned, relit, blurred and covered too).
+    """
 
     align: str = "face200"
     crop: int = 176
+    normalise: str = "model"
+    augment: str = "crop"
 
     def __post_init__(self) -> None:
         if self.align not in ALIGN_SIZE:
@@ -41,6 +48,9 @@ class InputSpec:
         if not 0 < self.crop <= ALIGN_SIZE[self.align]:
             largest = ALIGN_SIZE[self.align]
             raise ConfigError(f"a crop of {self.crop} pixels does not fit into {self.align}; give 1 to {largest}")
+        for key, value, known in (("normalise", self.normalise, NORMALISE), ("augment", self.augment, AUGMENT)):
+            if value not in known:
+                raise ConfigError(f"unknown {key} '{value}' of an input; known are {', '.join(known)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +80,9 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimiserConfig:
-    """`decay` multiplies the learning rate every `decay_every` epochs."""
+    """`decay` multiplies the learning rate every `decay_every` epochs. `schedule: one_cycle` instead lets it rise to `lr`
+    over the first three tenths of the phase and fall to zero by its end, step by step.
+    """
 
     name: str
     lr: float
@@ -78,8 +90,11 @@ class OptimiserConfig:
     weight_decay: float = 0.0
     decay: float = 1.0
     decay_every: int = 1
+    schedule: str = "step"
 
     def __post_init__(self) -> None:
+        if self.schedule not in ("step", "one_cycle"):
+            raise ConfigError(f"unknown schedule '{self.schedule}'; known are step, one_cycle")
         if self.name not in ("adam", "adamw", "sgd"):
             raise ConfigError(f"unknown optimiser '{self.name}'; known are adam, adamw, sgd")
         if not self.lr > 0 or self.decay_every < 1:
@@ -131,16 +146,17 @@ class SyntheticConfig:
 
     subjects: int
     sessions: int
-    seconds: float
+    seconds: float = 10.0  # of a session: long enough for neutral moments between movements
     fps: float | None = None  # the layout's own: BP4D 25, DISFA 20, Aff-Wild2 30
     size: int = 256
     uncoded: int = 2  # frames before the coded span, which have an image and no labels; BP4D's layout alone has them
     seed: int = 0
     margins: str | None = None  # base rates of bp4d, disfa or affwild2; the layout's own
     rig: str = "face_units"  # how AUs move the face; another rig is another artist, to be held out of training
-    corruption: float = 0.0  # share of sessions in which single frames are blurred, noisy, covered or badly exposed
+    corruption: float = 0.33  # share of sessions in which single frames are blurred, noisy, covered or badly exposed
     defects: int | None = None  # the seed of the damage that is done to the files; None leaves them whole
     right_camera: bool = False  # DISFA's second view
+    landmarks: bool = True  # files of exact landmarks, in the layouts that have such files: BP4D's and DISFA's
 
     def __post_init__(self) -> None:
         if min(self.subjects, self.sessions, self.seconds) <= 0 or self.size < 64 or self.uncoded < 0:
@@ -170,7 +186,12 @@ class FoldConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
-    """A corpus on disk: its layout, the AUs it codes, where its landmarks come from and how its faces are aligned."""
+    """A corpus on disk: its layout and that layout's own options, the AUs it codes, and how its faces are aligned.
+
+    `landmarks`: found by blazemesh in every frame; supplied with the corpus, and found where they are missing; or
+    prealigned, where the images are faces already and are only brought to size. `frames`: whose labels count, those of all
+    "coded" frames (as in ME-GraphAU's lists), or only of those with "landmarks" among the supplied ones (JAA-Net's lists).
+    """
 
     layout: str
     aus: str | tuple[int, ...]
@@ -179,6 +200,8 @@ class Corpus:
     jpeg_quality: int = 95
     max_bad_fraction: float = 0.05
     licence: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    frames: str = "coded"
     folds: FoldConfig = field(default_factory=FoldConfig)
     synthetic: SyntheticConfig | None = None
 
@@ -187,8 +210,13 @@ class Corpus:
         unknown = [a for a in self.align if a not in ALIGN_SIZE]
         if unknown or not self.align:
             raise ConfigError(f"unknown alignment {unknown} of a corpus; known are {', '.join(ALIGN_SIZE)}")
-        if self.landmarks != "blazemesh":
-            raise ConfigError(f"unknown source of landmarks '{self.landmarks}'; known is blazemesh")
+        if self.landmarks not in LANDMARKS:
+            raise ConfigError(f"unknown source of landmarks '{self.landmarks}'; known are {', '.join(LANDMARKS)}")
+        if self.frames not in ("coded", "landmarks"):
+            raise ConfigError(f"unknown set of frames '{self.frames}' of a corpus; known are coded, landmarks")
+        for option, beside in (("landmarks", "landmarks"), ("mask_lost", "frames")):
+            if option in self.options:
+                raise ConfigError(f"a corpus's options do not hold '{option}'; set its key {beside} instead")
 
     @property
     def au_set(self) -> AUSet:
@@ -255,60 +283,12 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
 
 
-def build(cls: Any, values: Any, where: str) -> Any:
-    """Make the dataclass `cls` of plain values, checking every key and type. `where` names the place in messages."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: expected a mapping, got {values!r}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    for key in values:
-        if key not in fields:
-            raise ConfigError(f"{where}: unknown key '{key}'{_nearest(str(key), fields)}")
-    for name, f in fields.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and name not in values:
-            raise ConfigError(f"{where}: the key '{name}' is missing")
-    hints = typing.get_type_hints(cls)
-    try:
-        return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
-    except ConfigError as error:
-        known_place = str(error).startswith(where)
-        raise ConfigError(str(error) if known_place else f"{where}: {error}") from None
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, args = get_origin(hint), get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return build(hint, value, where)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        wanted = [a for a in args if a is not type(None)]
-        matching = [a for a in wanted if (get_origin(a) is tuple) == isinstance(value, list)] or wanted
-        return _convert(matching[0], value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ConfigError(f"{where}: expected a list, got {value!r}")
-        return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected a mapping, got {value!r}")
-        return {k: v if args[1] is Any else _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML 1.1 takes 1e-3, without a point, for a string
-        except ValueError:
-            raise ConfigError(f"{where}: expected float, got {value!r}") from None
-    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
-    return value
-
-
 def _resolve(recipes: dict[str, Any], name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     """A recipe with its `base` merged in, key by key; lists and scalars replace."""
     if name in seen:
         raise ConfigError(f"recipes: the bases {' → '.join((*seen, name))} form a circle")
     if name not in recipes:
-        raise ConfigError(f"recipes.{seen[-1]}: unknown base '{name}'{_nearest(name, recipes)}")
+        raise ConfigError(f"recipes.{seen[-1]}: unknown base '{name}'{nearest(name, recipes)}")
     own = recipes[name]
     if not isinstance(own, dict):
         raise ConfigError(f"recipes.{name}: expected a mapping, got {own!r}")
@@ -339,27 +319,20 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"the value of the override '{override}' is not readable YAML") from None
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    names = [str(k) for k in known]
-    close = difflib.get_close_matches(name, names, 1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(names)}"
-
-
 def _pick(table: dict[str, Any], name: str, kind: str, where: str) -> Any:
     if name not in table:
-        raise ConfigError(f"unknown {kind} '{name}' in {where} of params.yaml{_nearest(name, table)}")
+        raise ConfigError(f"unknown {kind} '{name}' in {where} of params.yaml{nearest(name, table)}")
     return table[name]
 
 
-def to_json(value: Any) -> Any:
-    """Dataclasses, tuples and paths as plain JSON values."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(k): to_json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
+def parse_options(texts: Iterable[str]) -> dict[str, Any]:
+    """ "name=value" → {name: value}, the values being YAML. Raises ConfigError for other texts."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        if "." in text.partition("=")[0]:
+            raise ConfigError(f"the option '{text}' is not of the form name=value")
+        _apply(values, text)
+    return values
 
 
 def fingerprint(value: Any, files: Iterable[Path] = ()) -> str:

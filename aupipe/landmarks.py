@@ -1,51 +1,32 @@
-"""Faces and their 49 landmarks in any image, for corpora that supply none and for everybody's videos.
+"""Who finds faces and their 49 landmarks, for corpora that supply none and for everybody's videos; and whose face counts.
 
-`blazemesh` = BlazeFace, short range (a detector for faces above about an eighth of the image's longer side), then Face
-Mesh (468 points) in a square around the face, of which 49 make up the iBUG scheme. Both networks run in OpenCV's own
-engine. Every image is looked at afresh: a result depends on that image alone, never on the order of a video.
+A landmarker goes by its name: `blazemesh`, `blazemesh-tiles`, or `package.module:Class` for one of your own, a subclass of
+`Landmarker` in any installed package. A session has one face: `Follower` picks it where a frame shows several.
 """
 
 from __future__ import annotations
 
+import abc
 import functools
-import hashlib
-import threading
+import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from aupipe import assets
-from aupipe.align import transform_points, warp_image
 from aupipe.schema import ConfigError, DataError
 
-# Mesh vertices at the places of the 49 points, chosen by convention.
-MESH_TO_49 = np.array(
-    [
-        *(70, 63, 105, 66, 107, 336, 296, 334, 293, 300),  # brows
-        *(168, 197, 5, 4, 98, 97, 2, 326, 327),  # nose
-        *(33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380),  # eyes
-        *(61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181),  # outer lip
-        *(82, 13, 312, 317, 14, 87),  # inner lip
-    ]
-)
-
-_DETECTOR_SIZE, _MESH_SIZE, _MESH_POINTS = 128, 192, 468
-_DETECTOR_OUTPUTS = {"regressors": (896, 16), "classificators": (896, 1)}
-_MESH_OUTPUTS = {"conv2d_21": (_MESH_POINTS, 3), "conv2d_31": (1, 1)}
-_MIN_SCORE = 0.5  # of the detector, to look closer
-_MIN_PRESENCE = 0.5  # of the mesh network, to believe that there is a face
-_SAME_FACE = 0.3  # overlap (intersection over union) from which two boxes are one face
-_ROI_ENLARGE = 1.5  # side of the mesh network's square, in sides of the detector's box
-_MAX_FACES = 16  # looked at closer per image, so that a crowd does not stop a video
+SAME_FACE = 0.3  # overlap (intersection over union) from which two boxes are one face
+_RIVAL = 0.5  # share of the largest face's area from which another may be the one that a session is about
 
 
 @dataclass(frozen=True, slots=True)
 class Face:
     """One face: box (4,) float32 as left, top, right, bottom; confidence in 0–1 that a face is there; landmarks (49, 2)
-    float32, x and y. Box and landmarks in pixels of the image, pixel centres at integers; they may lie outside of it.
+    float32, x and y, in the order of `ibug49`. Box and landmarks in pixels of the image, pixel centres at integers; they
+    may lie outside of it.
     """
 
     box: NDArray[np.float32]
@@ -56,169 +37,61 @@ class Face:
     def area(self) -> float:
         return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
 
-
-@dataclass(frozen=True, slots=True)
-class _Detection:
-    """A box (4,) in image pixels, the direction of the eye line in radians, and the detector's score."""
-
-    box: NDArray[np.float64]
-    angle: float
-    score: float
+    def of_source(self, reduced: int) -> Face:
+        """The face in the pixels of an image of which this one was reduced: pixel p stands for `reduced` pixels a side."""
+        shift = (reduced - 1) / 2
+        return Face(self.box * reduced + np.float32(shift), self.confidence, self.landmarks * reduced + np.float32(shift))
 
 
-class BlazeMesh:
-    """The landmarker named "blazemesh". The networks are read at first use; several threads may share one object.
+class Landmarker(abc.ABC):
+    """What finds faces. `name` goes into every row; `fingerprint` differs for everything that may place a landmark elsewhere.
 
-    Raises DataError where the model files are absent or this OpenCV cannot run them.
+    Made without arguments, once per process, and used by one thread. A face may depend on its image alone, never on those
+    before: sessions are cut and run in any order.
     """
 
-    name = "blazemesh"
+    name: str
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # a network of cv2.dnn holds the input of the call in progress
-
-    @functools.cached_property
+    @property
+    @abc.abstractmethod
     def fingerprint(self) -> str:
-        """sha256 over the two model files: equal fingerprints give equal landmarks."""
-        digest = hashlib.sha256()
-        for path in assets.face_models():
-            digest.update(path.read_bytes())
-        return digest.hexdigest()
+        """Equal fingerprints give equal landmarks, such as a sha256 over model files and the version of the code."""
+
+    @abc.abstractmethod
+    def find_faces(self, image: NDArray[np.uint8]) -> list[Face]:
+        """All faces of an image (H, W, 3) uint8 RGB, the most confident first."""
 
     def find_face(self, image: NDArray[np.uint8]) -> Face | None:
         """The largest face of an image (H, W, 3) uint8 RGB, or None."""
         return max(self.find_faces(image), key=lambda face: face.area, default=None)
 
-    def find_faces(self, image: NDArray[np.uint8]) -> list[Face]:
-        """All faces of an image (H, W, 3) uint8 RGB, the most confident first."""
-        candidates = (self._fit_mesh(image, detection) for detection in self._detect(image)[:_MAX_FACES])
-        faces: list[Face] = []
-        for face in sorted((face for face in candidates if face), key=lambda face: -face.confidence):
-            # Two detections of one face end in almost the same mesh.
-            if not faces or _overlap(face.box, np.stack([other.box for other in faces])).max() < _SAME_FACE:
-                faces.append(face)
-        return faces
 
-    def _detect(self, image: NDArray[np.uint8]) -> list[_Detection]:
-        square, scale_2, offset_2 = _letterbox(image)
-        with self._lock:
-            raw, logits = _forward(self._nets[0], square / np.float32(127.5) - 1, _DETECTOR_OUTPUTS)
-        boxes, keypoints, scores = _decode(raw, logits)
-        found = []
-        for box, points, score in _merge_overlapping(boxes, keypoints, scores):
-            corners = (box.reshape(2, 2) * _DETECTOR_SIZE - offset_2) / scale_2
-            eyes = (points[:2] * _DETECTOR_SIZE - offset_2) / scale_2
-            across = eyes[1] - eyes[0]
-            found.append(_Detection(corners.ravel(), float(np.arctan2(across[1], across[0])), score))
-        return found
+class Follower:
+    """The face that a session is about, frame by frame and in their order: by continuity, then by area.
 
-    def _fit_mesh(self, image: NDArray[np.uint8], detection: _Detection) -> Face | None:
-        warp = _roi_warp(detection)
-        if warp is None:
-            return None
-        square = warp_image(image, warp, _MESH_SIZE, border=(0, 0, 0))
-        with self._lock:
-            mesh, presence = _forward(self._nets[1], square / np.float32(255), _MESH_OUTPUTS)
-        confidence = float(_sigmoid(presence)[0, 0])
-        points = transform_points(mesh[:, :2], cv2.invertAffineTransform(warp)).astype(np.float32)
-        if not confidence >= _MIN_PRESENCE or not np.isfinite(points).all():
-            return None
-        box = np.concatenate([points.min(0), points.max(0)])
-        return Face(box, confidence, points[MESH_TO_49])
-
-    @functools.cached_property
-    def _nets(self) -> tuple[Any, Any]:
-        detector, mesh = assets.face_models()
-        return (
-            _load_net(str(detector), _DETECTOR_SIZE, _DETECTOR_OUTPUTS),
-            _load_net(str(mesh), _MESH_SIZE, _MESH_OUTPUTS),
-        )
-
-
-@functools.cache
-def load_landmarker(name: str) -> BlazeMesh:
-    """The landmarker called `name`, one object per process. Raises ConfigError for an unknown name."""
-    if name != BlazeMesh.name:
-        raise ConfigError(f"unknown landmarker '{name}'; known is {BlazeMesh.name}")
-    return BlazeMesh()
-
-
-def _load_net(path: str, size: int, outputs: dict[str, tuple[int, int]]) -> Any:
-    """Read a network and try it once: some OpenCV engines load these files and then lose an output."""
-    try:
-        net = cv2.dnn.readNetFromTFLite(path, cv2.dnn.ENGINE_CLASSIC)
-        _forward(net, np.zeros((size, size, 3), np.float32), outputs)
-    except (cv2.error, AttributeError, ValueError) as error:
-        raise DataError(
-            f"OpenCV {cv2.__version__} cannot run the face model {path} ({' '.join(str(error).split())[:120]}); "
-            "install opencv-python-headless 5.0, and fetch the models anew with `aupipe assets`"
-        ) from None
-    return net
-
-
-def _forward(net: Any, input_HWC: NDArray[Any], outputs: dict[str, tuple[int, int]]) -> list[NDArray[np.float64]]:
-    net.setInput(np.ascontiguousarray(input_HWC.transpose(2, 0, 1)[None], np.float32))
-    results = net.forward(list(outputs))
-    return [np.array(r, np.float64).reshape(shape) for r, shape in zip(results, outputs.values(), strict=True)]
-
-
-def _letterbox(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
-    """The image in the middle of the detector's black square; there = scale · here + offset."""
-    height, width = image.shape[:2]
-    factor = _DETECTOR_SIZE / max(height, width)
-    new_w, new_h = max(1, round(width * factor)), max(1, round(height * factor))
-    left, top = (_DETECTOR_SIZE - new_w) // 2, (_DETECTOR_SIZE - new_h) // 2
-    square = np.zeros((_DETECTOR_SIZE, _DETECTOR_SIZE, 3), np.uint8)
-    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    square[top : top + new_h, left : left + new_w] = cv2.resize(image, (new_w, new_h), interpolation=method)
-    return square, np.array([new_w / width, new_h / height]), np.array([left, top], np.float64)
-
-
-@functools.cache
-def _anchors() -> NDArray[np.float64]:
-    """Centres (896, 2) in the unit square: two anchors per cell of a 16×16 map, then six per cell of an 8×8 map."""
-    maps = []
-    for cells, per_cell in ((16, 2), (8, 6)):
-        y, x = np.mgrid[:cells, :cells]
-        maps.append(np.repeat(np.stack([x.ravel(), y.ravel()], 1) + 0.5, per_cell, axis=0) / cells)
-    return np.concatenate(maps)
-
-
-def _decode(
-    raw: NDArray[np.float64], logits: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Boxes (n, 4), keypoints (n, 6, 2), both in the unit square, and scores (n,) of the anchors that see a face.
-
-    `raw` (896, 16) is in pixels of the detector's square relative to the anchor: centre, width and height, six points.
+    Of the faces at least half as large as the largest, that which overlaps the last one chosen the most; if none does, the
+    largest. So two people side by side are not confused, and a bystander found in one frame is not followed for ever.
     """
-    scores = _sigmoid(logits[:, 0])
-    seen = scores >= _MIN_SCORE
-    values, anchors = raw[seen] / _DETECTOR_SIZE, _anchors()[seen]
-    centre, extent = values[:, :2] + anchors, values[:, 2:4]
-    boxes = np.concatenate([centre - extent / 2, centre + extent / 2], 1)
-    return boxes, values[:, 4:].reshape(-1, 6, 2) + anchors[:, None], scores[seen]
+
+    def __init__(self) -> None:
+        self._last: NDArray[np.float32] | None = None
+
+    def choose(self, faces: Sequence[Face]) -> Face | None:
+        """One of a frame's faces, or None if it has none."""
+        if not faces:
+            return None
+        largest = max(faces, key=lambda face: face.area)
+        chosen = largest
+        if self._last is not None and len(faces) > 1:
+            rivals = [face for face in faces if face.area >= _RIVAL * largest.area]
+            shared = overlap(self._last, np.stack([face.box for face in rivals]))
+            if shared.max() >= SAME_FACE:
+                chosen = rivals[int(shared.argmax())]
+        self._last = chosen.box
+        return chosen
 
 
-def _merge_overlapping(
-    boxes: NDArray[np.float64], keypoints: NDArray[np.float64], scores: NDArray[np.float64]
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64], float]]:
-    """One box per face, best first: the mean of all boxes that overlap the best one, weighted by their scores.
-
-    A mean instead of the winner alone, because it trembles less from frame to frame (Bazarevsky et al. 2019, §4).
-    """
-    merged = []
-    left = np.argsort(-scores, kind="stable")
-    while left.size:
-        best = left[0]
-        same = _overlap(boxes[best], boxes[left]) > _SAME_FACE
-        same[0] = True  # even a box without extent, which overlaps nothing, leaves the queue
-        group, left = left[same], left[~same]
-        weights = scores[group] / scores[group].sum()
-        merged.append((weights @ boxes[group], np.tensordot(weights, keypoints[group], 1), float(scores[best])))
-    return merged
-
-
-def _overlap(box: NDArray[Any], boxes: NDArray[Any]) -> NDArray[Any]:
+def overlap(box: NDArray[Any], boxes: NDArray[Any]) -> NDArray[Any]:
     """Intersection over union of one box (4,) with boxes (n, 4)."""
     low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
     common = np.clip(high - low, 0, None).prod(1)
@@ -226,17 +99,43 @@ def _overlap(box: NDArray[Any], boxes: NDArray[Any]) -> NDArray[Any]:
     return common / np.maximum(union, 1e-12)
 
 
-def _roi_warp(detection: _Detection) -> NDArray[np.float64] | None:
-    """From image to the mesh network's square, upright and 1.5 times the box; None for a box without extent."""
-    low, high = detection.box[:2], detection.box[2:]
-    side = _ROI_ENLARGE * float((high - low).max())
-    if not side >= 1 or not np.isfinite(detection.box).all():
-        return None
-    scale = _MESH_SIZE / side
-    cos, sin = scale * np.cos(detection.angle), scale * np.sin(detection.angle)
-    rotation = np.array([[cos, sin], [-sin, cos]])
-    return np.column_stack([rotation, _MESH_SIZE / 2 - rotation @ ((low + high) / 2)])
+@functools.cache
+def load_landmarker(name: str) -> Landmarker:
+    """The landmarker called `name`, one object per process.
+
+    Raises ConfigError for an unknown name, or one of your own that is not installed or no Landmarker.
+    """
+    from aupipe.blazemesh import BlazeMesh, BlazeMeshTiles
+
+    known: dict[str, type[Landmarker]] = {kind.name: kind for kind in (BlazeMesh, BlazeMeshTiles)}
+    if ":" in name:
+        return _import_landmarker(name)()
+    if name not in known:
+        raise ConfigError(
+            f"unknown landmarker '{name}'; known are {', '.join(known)}, or one of your own: package.module:Class"
+        )
+    return known[name]()
 
 
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 1 / (1 + np.exp(-np.clip(x, -80, 80)))
+def _import_landmarker(name: str) -> type[Landmarker]:
+    module, _, attribute = name.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"the landmarker '{name}' cannot be imported ({error}); install its package, or mend the name"
+        ) from None
+    if not (isinstance(kind, type) and issubclass(kind, Landmarker)):
+        raise ConfigError(f"'{name}' is no landmarker: derive the class from aupipe.landmarks.Landmarker")
+    return kind
+
+
+def find_checked(landmarker: Landmarker, image: NDArray[np.uint8]) -> list[Face]:
+    """`find_faces`, held to what it promises. Raises DataError for landmarks of another shape or kind."""
+    faces = landmarker.find_faces(image)
+    for face in faces:
+        if np.shape(face.landmarks) != (49, 2) or np.shape(face.box) != (4,):
+            raise DataError(
+                f"the landmarker {landmarker.name} gave landmarks of shape {np.shape(face.landmarks)}, not (49, 2)"
+            )
+    return faces

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -50,6 +50,16 @@ _FRAME_FIELDS = [
 ]
 
 
+# Where a frame comes from, and what its corpus says of its subject; null where it says nothing.
+_ORIGIN_FIELDS = [
+    pa.field("source", pa.string()),  # POSIX path relative to the raw root; `path.zip::member` inside a zip
+    pa.field("index", pa.int32()),  # 0-based position in decoding order within a video; null for image files
+    pa.field("group", pa.string()),  # subjects of one group stay on one side of a fold; null: the subject alone
+    pa.field("split", pa.string()),  # the official side: train, val or test
+    pa.field("part", pa.string()),  # the part of a partition that came with the data
+]
+
+
 def _label_fields(aus: AUSet) -> list[pa.Field]:
     return [pa.field(c, pa.int8()) for c in aus.columns] + [pa.field(c, pa.float32()) for c in aus.intensity_columns]
 
@@ -60,16 +70,22 @@ def inventory_schema() -> pa.Schema:
 
 
 def manifest_schema(aus: AUSet) -> pa.Schema:
-    """One row per frame: `source` is the image's path relative to the raw root, null where there is none."""
-    return pa.schema([*_FRAME_FIELDS, pa.field("source", pa.string()), *_label_fields(aus)])
+    """One row per frame that has a label or an image; `source` is null where there is no image.
+
+    `landmarks` are those that came with the corpus, (x, y) interleaved in source pixels from 0; their number tells the
+    scheme. Null where none were asked for or none are there.
+    """
+    landmarks = pa.field("landmarks", pa.list_(pa.float32()))
+    return pa.schema([*_FRAME_FIELDS, *_ORIGIN_FIELDS, landmarks, *_label_fields(aus)])
 
 
 def shard_schema(aus: AUSet, alignments: tuple[str, ...]) -> pa.Schema:
-    """One row per frame of one session: status, confidence of the landmarks, one JPEG and warp per alignment, labels.
+    """One row per frame of one session: status, who found the face and how sure, one JPEG and warp per alignment, labels.
 
     `landmarks` are the 49 points (x, y interleaved) in source pixels; `<align>_warp` the 2×3 map from source to aligned
-    pixels in row-major order. Both are null, like the JPEG, where status is not ok; that is why the lists are not of a
-    fixed size, which Arrow cannot read back from Parquet where one is null (apache/arrow#35692).
+    pixels in row-major order, which takes the landmarks along. They are null, like the JPEG, where status is not ok (and
+    a prealigned face has no landmarks); that is why the lists are not of a fixed size, which Arrow cannot read back from
+    Parquet where one is null (apache/arrow#35692).
     """
     faces = []
     for align in alignments:
@@ -77,9 +93,12 @@ def shard_schema(aus: AUSet, alignments: tuple[str, ...]) -> pa.Schema:
     return pa.schema(
         [
             *_FRAME_FIELDS,
-            pa.field("source", pa.string()),
+            *_ORIGIN_FIELDS,
+            pa.field("time_s", pa.float64()),  # time stamp of a video's frame, from the file
+            pa.field("mode", pa.string()),  # how the image is stored: "rgb", "grey16", "cmyk", "palette", "video", …
             pa.field("status", pa.string(), nullable=False),
-            pa.field("confidence", pa.float32()),
+            pa.field("landmarker", pa.string()),  # who found the face: supplied, prealigned, or a landmarker's name
+            pa.field("confidence", pa.float32()),  # of that landmarker; null where the corpus supplied the points
             pa.field("landmarks", pa.list_(pa.float32())),
             *faces,
             *_label_fields(aus),
@@ -99,7 +118,8 @@ class Batch:
     """Clips as they travel to the device: whole aligned faces, uint8, with the crop still to be taken there.
 
     frames_BTHWC uint8 RGB · labels_BTM float32 (0 where masked) · mask_BTM bool · crop_B2 int (top, left) ·
-    mirror_B bool · clip_B the row of the clip plan · real_BT bool, False for frames that only fill a short clip.
+    mirror_B bool · seed_B what further random changes are drawn from · clip_B the row of the clip plan · real_BT bool,
+    False for frames that only fill a short clip.
     """
 
     frames_BTHWC: NDArray[np.uint8]
@@ -107,6 +127,7 @@ class Batch:
     mask_BTM: NDArray[np.bool_]
     crop_B2: NDArray[np.int64]
     mirror_B: NDArray[np.bool_]
+    seed_B: NDArray[np.int64]
     clip_B: NDArray[np.int64]
     real_BT: NDArray[np.bool_]
 
@@ -165,9 +186,22 @@ class replacing:
 
 
 def write_table(table: pa.Table, path: Path, **options: Any) -> None:
-    """Write Parquet in small row groups; the file appears whole or not at all. The same table gives the same bytes."""
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=ROW_GROUP, **options)
+    """Write Parquet in small row groups; the file appears whole or not at all. The same table gives the same bytes.
+
+    Raises DataError where it cannot be written.
+    """
+    parts = (table.slice(start, ROW_GROUP) for start in range(0, table.num_rows, ROW_GROUP))
+    write_stream(parts, table.schema, path, **options)
+
+
+def write_stream(tables: Iterable[pa.Table], layout: pa.Schema, path: Path, **options: Any) -> None:
+    """As `write_table`, of a table that comes in parts, one row group each, of which one is in memory at a time."""
+    try:
+        with replacing(path) as temporary, pq.ParquetWriter(temporary, layout, **options) as writer:
+            for table in tables:
+                writer.write_table(table, row_group_size=ROW_GROUP)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}; make room or mend it and run it again") from None
 
 
 def write_text(text: str, path: Path) -> None:

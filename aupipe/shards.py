@@ -18,19 +18,23 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from aupipe import schema
-from aupipe.align import align
-from aupipe.config import Corpus, code, fingerprint
-from aupipe.landmarks import load_landmarker
+from aupipe.align import INNER_49, AlignedFace, align, are_plausible, resize_face, scheme_of, to_ibug49
+from aupipe.archives import split_zip
+from aupipe.config import ALIGN_SIZE, Corpus, code, fingerprint
+from aupipe.images import FrameReader, Picture
+from aupipe.landmarks import BlazeMesh, load_landmarker
 from aupipe.processes import Map, map_processes
-from aupipe.schema import DataError, inside, iter_sessions, read_json, write_table, write_text
-from aupipe.video import read_image
+from aupipe.schema import DataError, iter_sessions, read_json, write_stream, write_text
 
 logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
+SUPPLIED = "supplied"  # with the corpus; where points are missing or impossible, FALLBACK finds the face
+FALLBACK = "blazemesh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,10 @@ def build(
     `map(function, tasks)` runs the sessions, results in any order: all cores by default, a cluster with
     `stream.map_sessions`. Raises DataError if more than `corpus.max_bad_fraction` of the frames give no face.
     """
-    landmarker = load_landmarker(corpus.landmarks)
+    landmarker = _identify(corpus.landmarks)
     base = fingerprint(
-        [corpus.aus, corpus.align, corpus.jpeg_quality, landmarker.name, landmarker.fingerprint],
-        code("shards", "align", "landmarks", "video"),
+        [corpus.aus, corpus.align, corpus.jpeg_quality, landmarker["name"], landmarker["fingerprint"]],
+        code("shards", "align", "landmarks", "video", "images", "archives"),
     )
     files = dict(zip(inventory["path"].to_pylist(), zip_columns(inventory, "size", "mtime_ns"), strict=True))
     tasks = [_task(rows, raw, out, corpus, base, files) for rows in iter_sessions(manifest)]
@@ -79,7 +83,7 @@ def build(
     index = {
         "aus": list(corpus.au_set),
         "align": list(corpus.align),
-        "landmarker": {"name": landmarker.name, "fingerprint": landmarker.fingerprint},
+        "landmarker": landmarker,
         "sessions": [entries[task.target] for task in tasks],
     }
     _check_budget(index, corpus.max_bad_fraction, out)
@@ -93,45 +97,80 @@ def load_index(shards: Path) -> dict[str, Any]:
 
 
 def build_session(task: SessionTask) -> tuple[str, dict[str, Any]]:
-    """Read, find, align and encode the faces of one session; write its shard and then its sidecar."""
+    """Read, find, align and encode the faces of one session; write its shard, a row group at a time, then its sidecar."""
     cv2.setNumThreads(1)  # the sessions run side by side: threads inside one would only fight
-    rows = [_face_row(source, task) for source in task.manifest["source"].to_pylist()]
     layout = schema.shard_schema(task.corpus.au_set, task.corpus.align)
-    given = task.manifest.column_names
-    columns = {name: task.manifest[name] if name in given else [r.get(name) for r in rows] for name in layout.names}
-    table = pa.table(columns, schema=layout)
     path = _beside(task.target, ".parquet")
+    status: list[str] = []
     # JPEG bytes do not compress further, and statistics or dictionaries over them only cost.
-    write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
-    entry = _entry(table, task) | {"sha256": _sha256(path)}
-    sidecar = {"key": task.key, "entry": entry}
-    write_text(json.dumps(sidecar), _beside(task.target, ".key"))
+    options: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    write_stream(_session_parts(task, layout, status), layout, path, **options)
+    entry = _entry(task, status) | {"sha256": _sha256(path)}
+    write_text(json.dumps({"key": task.key, "entry": entry}), _beside(task.target, ".key"))
     return str(task.target), entry
 
 
-def _face_row(source: str | None, task: SessionTask) -> dict[str, Any]:
-    if source is None:
-        return {"status": schema.MISSING}
+def _session_parts(task: SessionTask, layout: pa.Schema, status: list[str]) -> Iterator[pa.Table]:
+    """The shard's rows, a row group at a time, so that the length of a recording does not matter; fills `status`."""
+    reader = FrameReader(task.raw)
+    copied = [name for name in layout.names if name in task.manifest.column_names and name != "landmarks"]
+    for start in range(0, task.manifest.num_rows, schema.ROW_GROUP):
+        part = task.manifest.slice(start, schema.ROW_GROUP)
+        given = zip_columns(part, "source", "index", "landmarks")
+        rows = [_face_row(reader.read(source, index), points, task) for source, index, points in given]
+        status += [row["status"] for row in rows]
+        columns = {name: part[name] if name in copied else [r.get(name) for r in rows] for name in layout.names}
+        yield pa.table(columns, schema=layout)
+
+
+def _face_row(picture: Picture, supplied: list[float] | None, task: SessionTask) -> dict[str, Any]:
+    row: dict[str, Any] = {"mode": picture.mode, "time_s": picture.time_s}
+    if picture.image is None:
+        return {**row, "status": picture.status}
+    if task.corpus.landmarks == "prealigned":
+        faces = {name: resize_face(picture.image, ALIGN_SIZE[name]) for name in task.corpus.align}
+        return {**row, "status": schema.OK, "landmarker": "prealigned", **_encode(faces, task)}
+    found = _find_landmarks(picture.image, supplied, task.corpus.landmarks)
+    if found is None:
+        return {**row, "status": schema.NO_FACE}
+    landmarks, row["landmarker"], row["confidence"] = found
     try:
-        path = inside(task.raw, source)
-        if not path.exists():
-            return {"status": schema.MISSING}
-        image = read_image(path)
-    except DataError as error:
-        logger.warning("%s", error)
-        return {"status": schema.UNREADABLE}
-    face = load_landmarker(task.corpus.landmarks).find_face(image)
-    if face is None:
-        return {"status": schema.NO_FACE}
-    row: dict[str, Any] = {"confidence": face.confidence}
-    try:
-        for name in task.corpus.align:
-            aligned = align(name, image, face.landmarks)
-            row[name] = encode_jpeg(aligned.image, task.corpus.jpeg_quality)
-            row[f"{name}_warp"] = aligned.warp.astype(np.float32).ravel()
+        faces = {name: align(name, picture.image, landmarks) for name in task.corpus.align}
     except DataError:
-        return {"status": schema.BAD_LANDMARKS}
-    return {**row, "status": schema.OK, "landmarks": face.landmarks.astype(np.float32).ravel()}
+        return {**row, "status": schema.BAD_LANDMARKS}
+    return {**row, "status": schema.OK, "landmarks": landmarks.astype(np.float32).ravel(), **_encode(faces, task)}
+
+
+def _find_landmarks(
+    image: np.ndarray, supplied: list[float] | None, source: str
+) -> tuple[np.ndarray, str, float | None] | None:
+    """49 landmarks, who found them and how sure: those supplied if they can be of this image, else the landmarker's own."""
+    if source == SUPPLIED and supplied is not None:
+        points = np.array(supplied, np.float64).reshape(-1, 2)
+        scheme = scheme_of(len(points))
+        if scheme in INNER_49 and are_plausible(points, *image.shape[:2]):
+            return to_ibug49(points, scheme), SUPPLIED, None
+    landmarker = _landmarker(source)
+    face = landmarker.find_face(image)
+    return None if face is None else (face.landmarks, landmarker.name, face.confidence)
+
+
+def _landmarker(source: str) -> BlazeMesh:
+    """The landmarker that a corpus names; for supplied landmarks, the one that fills in for those that are missing."""
+    return load_landmarker(FALLBACK if source == SUPPLIED else source)
+
+
+def _identify(source: str) -> dict[str, str]:
+    """What the landmarks of a corpus rest on; equal for equal landmarks."""
+    return {"name": source, "fingerprint": "" if source == "prealigned" else _landmarker(source).fingerprint}
+
+
+def _encode(faces: dict[str, AlignedFace], task: SessionTask) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, face in faces.items():
+        row[name] = encode_jpeg(face.image, task.corpus.jpeg_quality)
+        row[f"{name}_warp"] = face.warp.astype(np.float32).ravel()
+    return row
 
 
 def encode_jpeg(image_HWC: np.ndarray, quality: int) -> bytes:
@@ -142,11 +181,12 @@ def encode_jpeg(image_HWC: np.ndarray, quality: int) -> bytes:
     return data.tobytes()
 
 
-def _entry(table: pa.Table, task: SessionTask) -> dict[str, Any]:
+def _entry(task: SessionTask, status: list[str]) -> dict[str, Any]:
     """What the planner needs of a session: its rows, its gaps, and which rows can be learned from."""
+    table = task.manifest
     frames = table["frame"].to_numpy()
     _, mask = schema.label_arrays(table, task.corpus.au_set)
-    ok = np.array([status == schema.OK for status in table["status"].to_pylist()])
+    ok = np.array([one == schema.OK for one in status])
     gaps = np.flatnonzero(np.diff(frames) != 1) + 1
     starts = np.r_[0, gaps]
     return {
@@ -154,7 +194,7 @@ def _entry(table: pa.Table, task: SessionTask) -> dict[str, Any]:
         "subject": table["subject"][0].as_py(),
         "session": table["session"][0].as_py(),
         "rows": table.num_rows,
-        "status": dict(Counter(table["status"].to_pylist())),
+        "status": dict(Counter(status)),
         "runs": np.stack([starts, np.diff(np.r_[starts, len(frames)])], 1).tolist(),
         "usable": _runs(ok & mask.any(1)),
     }
@@ -176,7 +216,9 @@ def _task(rows: pa.Table, raw: Path, out: Path, corpus: Corpus, base: str, files
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         # A copy, because a slice is written with bits of its neighbours in the last byte of a validity map.
         writer.write_table(rows.take(pa.array(range(rows.num_rows))).combine_chunks())
-    inputs = [files.get(source) for source in rows["source"].to_pylist()]
+    # A video, or a zip for its members, is one file of the inventory.
+    sources = pc.unique(rows["source"]).drop_null().to_pylist()
+    inputs = [files.get(split_zip(source)[0].as_posix()) for source in sources]
     key = fingerprint([base, hashlib.sha256(sink.getvalue()).hexdigest(), inputs])
     subject, session = rows["subject"][0].as_py(), rows["session"][0].as_py()
     if any(name in ("", ".", "..") or "/" in name for name in (subject, session)):

@@ -1,18 +1,19 @@
-"""Images in: the frames of a video, in order and with their times, and single image files. Always uint8 RGB, upright."""
+"""Videos in: their frames in order and with their times, uint8 RGB and upright."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from aupipe import archives
 from aupipe.schema import DataError
 
 _log = logging.getLogger(__name__)
@@ -53,12 +54,14 @@ class Video:
             self.rate: float | None = float(stream.average_rate) if stream.average_rate else None
 
     def __iter__(self) -> Iterator[VideoFrame]:
+        from av.video.reformatter import VideoReformatter
+
         with _opened(self.path) as (container, stream):
             damage: list[str] = []
-            count, last = 0, float("nan")
+            count, last, converter = 0, float("nan"), VideoReformatter()
             for frame in _decode(container, stream, damage):
                 last = float("nan") if frame.pts is None else float(frame.pts * stream.time_base)
-                image = _turn_upright(frame.to_ndarray(format="rgb24"), _display_matrix(frame))
+                image = _turn_upright(_to_rgb(frame, converter), _display_matrix(frame))
                 yield VideoFrame(count, last, image, bool(frame.is_corrupt))
                 count += 1
             if count == 0:
@@ -85,27 +88,31 @@ def read_frames(path: str | Path) -> Iterator[VideoFrame]:
     return iter(Video(path))
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """An image file as (H, W, 3) uint8 RGB, upright by its Exif tag.
+def count_frames(path: str | Path) -> int:
+    """How many frames a video file holds, counted without decoding them; of a truncated one those there.
 
-    Grey becomes three equal channels, 16 bits become 8, an alpha channel is left out. Raises DataError for a file that is
-    absent, empty, cut off or not an image.
+    Raises DataError for what is not a video.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the image {path}: {error.strerror}") from None
-    if not data:
-        raise DataError(f"the image {path} is empty")
-    # A JPEG that is cut off decodes all the same, with grey where the rest should be.
-    if data.startswith(b"\xff\xd8") and not _jpeg_has_end(data):
-        raise DataError(f"the image {path} is cut off or damaged")
-    image: Any = None
-    with contextlib.suppress(cv2.error):
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise DataError(f"{path} is not an image that can be decoded; it may be cut off or damaged")
-    return image
+    return len(frame_times(path))
+
+
+def frame_times(path: str | Path) -> NDArray[np.float64]:
+    """When each frame of a video is shown, (N,) seconds, ascending, from its packets and without decoding them.
+
+    Where packets bear no times, frames follow each other at the container's rate; NaN where it states none either. Raises
+    DataError for what is not a video.
+    """
+    import av
+
+    stamps: list[float] = []
+    with _opened(Path(path)) as (container, stream):
+        unit, rate = float(stream.time_base), float(stream.average_rate or 0)
+        with contextlib.suppress(av.FFmpegError):
+            for packet in container.demux(stream):
+                if packet.size > 0 and not packet.is_discard:
+                    stamps.append(float("nan") if packet.pts is None else packet.pts * unit)
+    times = np.sort(np.array(stamps))
+    return np.arange(len(times)) / (rate or float("nan")) if np.isnan(times).any() else times
 
 
 @contextlib.contextmanager
@@ -113,25 +120,34 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream."""
     import av
 
-    if not path.exists():
+    if not archives.exists(path):
         raise DataError(f"there is no video {path}")
-    if not path.is_file():
-        raise DataError(f"{path} is not a video file")
-    try:
-        # "file:" keeps a name with a colon in it from being taken for a protocol.
-        options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
-        container = av.open(f"file:{path}", container_options=options, metadata_errors="replace")
-    except (av.FFmpegError, ValueError, OSError):
-        raise DataError(f"{path} is not a video, or one whose end or beginning is missing") from None
-    with container:
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(archives.on_disk(path))
+        if not file.is_file():
+            raise DataError(f"{path} is not a video file")
+        try:
+            # "file:" keeps a name with a colon in it from being taken for a protocol.
+            options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+            container = stack.enter_context(av.open(f"file:{file}", container_options=options, metadata_errors="replace"))
+        except (av.FFmpegError, ValueError, OSError):
+            raise DataError(f"{path} is not a video, or one whose end or beginning is missing") from None
         # The cover of a sound file counts as a video stream for FFmpeg.
         streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not streams:
             raise DataError(f"{path} holds no video, only sound or other data")
         if streams[0].codec_context is None:
-            raise DataError(f"{path} needs a codec that is not built in; convert it with `ffmpeg -i {path.name} new.mp4`")
+            codec = _name_codec(file)
+            raise DataError(f"{path} needs {codec}, which is not built in; convert it with `ffmpeg -i {path.name} new.mp4`")
         streams[0].codec_context.thread_count = 1  # videos are spread over cores, not one video's frames
         yield container, streams[0]
+
+
+def _name_codec(file: Path) -> str:
+    """The four letters of an AVI's codec, which its header holds; FFmpeg does not hand on those that it does not know."""
+    with file.open("rb") as opened:
+        match = re.search(rb"strh.{4}vids([ -~]{4})", opened.read(1 << 16), re.DOTALL)
+    return f"the codec {match[1].decode()}" if match else "a codec"
 
 
 def _decode(container: Any, stream: Any, damage: list[str]) -> Iterator[Any]:
@@ -147,6 +163,17 @@ def _decode(container: Any, stream: Any, damage: list[str]) -> Iterator[Any]:
     # Frames that were decoded, and wait for one that is shown before them.
     with contextlib.suppress(av.FFmpegError, EOFError):
         yield from stream.decode(None)
+
+
+def _to_rgb(frame: Any, converter: Any) -> NDArray[np.uint8]:
+    """A decoded frame as (H, W, 3) uint8 RGB.
+
+    One converter for the whole video and one thread: PyAV's `to_ndarray` sets both up anew for every frame, a thread per
+    core, and copies the result.
+    """
+    rgb = converter.reformat(frame, format="rgb24", threads=1)
+    rows = np.frombuffer(rgb.planes[0], np.uint8).reshape(rgb.height, rgb.planes[0].line_size)
+    return np.ascontiguousarray(rows[:, : 3 * rgb.width]).reshape(rgb.height, rgb.width, 3)
 
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
@@ -168,17 +195,3 @@ def _turn_upright(image: NDArray[np.uint8], matrix: tuple[int, int, int, int]) -
     if a == d == 0:
         image, a, d = image.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
-
-
-def _jpeg_has_end(data: bytes) -> bool:
-    """Whether an end marker follows the start of the picture's own data; a preview in the Exif block has one of its own."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        at += 2 + length
-        if marker == 0xDA:  # start of scan; from here on, FF D9 is the end and nothing else
-            return data.find(b"\xff\xd9", at) >= 0
-    return False

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from aupipe.datasets import get_dataset
+from aupipe.datasets import dataset_of, published_partition
 from aupipe.folds import make_folds
 from aupipe.schema import read_table, write_text
 from pipelines._door import logger, opened, params, parse
@@ -15,8 +15,8 @@ def main() -> None:
     with opened(output):
         given = params(args)
         corpus = given.corpus(args.corpus)
-        published = get_dataset(corpus.layout, corpus.au_set).published if corpus.folds.published else None
         manifest = read_table(Path(f"data/manifest/{args.corpus}.parquet"), "manifest")
+        published = published_partition(dataset_of(corpus), manifest) if corpus.folds.published else None
         folds = make_folds(manifest, corpus.folds.k, published, given.seed, val_fraction=corpus.folds.val_fraction)
         write_text(json.dumps({"folds": [fold.to_json() for fold in folds]}, indent=1) + "\n", output)
         for fold in folds:

@@ -1,10 +1,14 @@
-"""The raw tree of a corpus → data/manifest/<corpus>.parquet: one row per frame that has a label or an image."""
+"""The raw tree of a corpus → data/manifest/<corpus>.parquet: one row per frame that has a label or an image.
 
+Beside it data/manifest/<corpus>.json, the report: what each session holds, and every oddity that was survived.
+"""
+
+import json
 from pathlib import Path
 
 from aupipe.config import raw_root
-from aupipe.datasets import build_manifest, get_dataset
-from aupipe.schema import write_table
+from aupipe.datasets import dataset_of, survey
+from aupipe.schema import write_table, write_text
 from pipelines._door import logger, opened, params, parse
 
 
@@ -12,11 +16,15 @@ def main() -> None:
     args = parse(__doc__, "corpus", strict="an oddity of the corpus is an error instead of a warning")
     output = Path(f"data/manifest/{args.corpus}.parquet")
     with opened(output):
-        corpus = params(args).corpus(args.corpus)
-        dataset = get_dataset(corpus.layout, corpus.au_set)
-        table = build_manifest(dataset, raw_root(args.corpus), strict=args.strict)
+        dataset = dataset_of(params(args).corpus(args.corpus))
+        table, report = survey(dataset, raw_root(args.corpus), strict=args.strict)
         write_table(table, output)
-        logger.info("%s: %d frames of %d subjects", output, table.num_rows, len(set(table["subject"].to_pylist())))
+        write_text(json.dumps(report, indent=1) + "\n", output.with_suffix(".json"))
+        logger.info(
+            "%s: %d frames of %d subjects, %d labelled, %d without an image; see %s",
+            *(output, report["rows"], report["subjects"], report["labelled"], report["missing"]),
+            output.with_suffix(".json"),
+        )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from aupipe.clips import ClipSpec, plan_clips
 from aupipe.config import Recipe, build, code, fingerprint
 from aupipe.facs import AUSet
 from aupipe.folds import Fold, load_folds, pick_fold
+from aupipe.leaks import check_leaks
 from aupipe.schema import read_json, write_text
 from aupipe.shards import INDEX, load_index
 from pipelines._door import logger, opened, parse
@@ -40,6 +41,7 @@ def main() -> None:
         if run.get("finished"):
             logger.info("%s is finished already", output)
             return
+        check_leaks(shards, fold)
         description = _describe(recipe, shards, fold, args)
         run["mlflow_run"] = tracking.start_run(
             args.corpus, f"{args.recipe} {args.fold}", resolved, tracking.lineage(), run.get("mlflow_run")

@@ -13,7 +13,11 @@ from aupipe.align import (
     align,
     align_face,
     align_template,
+    are_plausible,
     five_points,
+    resize_face,
+    scheme_of,
+    to_ibug49,
     transform_points,
     warp_image,
 )
@@ -205,3 +209,67 @@ BAD = {
 def test_landmarks_without_geometry_are_refused(name, bad):
     with pytest.raises(DataError):
         align(name, IMAGE, BAD[bad])
+
+
+def test_49_points_are_taken_out_of_larger_schemes():
+    points = make_landmarks()
+    of_66 = np.concatenate([np.full((17, 2), -1.0), points])
+    of_68 = np.insert(of_66, [60, 63], -2.0, axis=0)
+    assert [scheme_of(n) for n in (49, 66, 68, 5, 51)] == ["ibug49", "ibug66", "ibug68", "five", None]
+    for larger in (points, of_66, of_68):
+        scheme = scheme_of(len(larger))
+        np.testing.assert_array_equal(to_ibug49(larger, scheme), points)
+        np.testing.assert_allclose(five_points(larger, scheme), five_points(points))
+    with pytest.raises(ConfigError, match="five"):
+        to_ibug49(np.zeros((5, 2)), "five")
+    with pytest.raises(DataError):
+        to_ibug49(of_66, "ibug68")
+
+
+IMPOSSIBLE = {
+    "nan": np.where(np.arange(98).reshape(49, 2) == 41, np.nan, make_landmarks()),
+    "infinite": np.where(np.arange(98).reshape(49, 2) == 41, np.inf, make_landmarks()),
+    "one at the corner": np.where(np.arange(49)[:, None] == 7, 0.0, make_landmarks()),
+    "one at the corner, origin moved": np.where(np.arange(49)[:, None] == 7, -1.0, make_landmarks()),
+    "zeros": np.zeros((49, 2)),
+    "outside": make_landmarks() + 5000,
+    "half outside": make_landmarks() - [make_landmarks()[:, 0].mean() + 30, 0],
+    "one place": np.full((49, 2), 100.0),
+    "one line": make_landmarks() * [1, 0] + [0, 100],
+    "none": np.zeros((0, 2)),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_what_a_tracker_leaves_of_a_lost_face_is_told(name):
+    height, width = IMAGE.shape[:2]
+    assert are_plausible(make_landmarks(), height, width)
+    assert not are_plausible(IMPOSSIBLE[name], height, width)
+
+
+def test_face_at_the_border_is_plausible():
+    height, width = IMAGE.shape[:2]
+    points = make_landmarks()
+    shifted = points - [np.quantile(points[:, 0], 0.2), 0]
+    assert (shifted[:, 0] < 0).sum() >= 5
+    assert are_plausible(shifted, height, width)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((112, 112), 112), ((112, 112), 200), ((200, 150), 112), ((50, 300), 200)])
+def test_prealigned_face_is_scaled_about_its_centre(shape, size):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    image = cv2.GaussianBlur(image, (0, 0), 4)
+    face = resize_face(image, size)
+    assert face.image.shape == (size, size, 3)
+    scale = size / max(shape)
+    centre = transform_points([[(shape[1] - 1) / 2, (shape[0] - 1) / 2]], face.warp)
+    np.testing.assert_allclose(centre, [[(size - 1) / 2] * 2])
+    np.testing.assert_allclose(face.warp[:, :2], np.eye(2) * scale)
+    if shape == (size, size):
+        np.testing.assert_array_equal(face.image, image)
+    height, width = (round(scale * n) for n in shape)
+    top, left = (size - height) // 2, (size - width) // 2
+    expected = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    inner = face.image[top + 3 : top + height - 3, left + 3 : left + width - 3]
+    assert np.abs(inner.astype(int) - expected[3:-3, 3:-3]).mean() < 3
+    assert (face.image[: max(0, top - 1)] == 128).all(), "grey beyond the picture"

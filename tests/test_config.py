@@ -166,7 +166,19 @@ def test_absent_or_binary_file_is_one_sentence(tmp_path):
 def test_values_survive_json_and_are_checked_again(load):
     recipe = load().recipe("small")
     assert config.build(config.Recipe, to_json(recipe), "recipe") == recipe
-    assert yaml.safe_load(yaml.safe_dump(to_json(recipe)))["input"] == {"align": "face112", "crop": 96}
+    assert yaml.safe_load(yaml.safe_dump(to_json(recipe)))["input"] == to_json(recipe.input)
+    assert recipe.input == config.InputSpec(align="face112", crop=96)
+
+
+@pytest.mark.parametrize(("key", "known"), [("normalise", "model, image, grey"), ("augment", "crop, strong")])
+def test_unknown_treatment_of_the_input_names_the_known_ones(key, known):
+    with pytest.raises(ConfigError, match=f"unknown {key} 'wild' of an input; known are {known}"):
+        config.InputSpec(**{key: "wild"})
+
+
+def test_unknown_schedule_names_the_known_ones():
+    with pytest.raises(ConfigError, match="unknown schedule 'wavy'; known are step, one_cycle"):
+        config.OptimiserConfig(name="adam", lr=0.1, schedule="wavy")
 
 
 def test_fingerprint_follows_values_and_file_contents(tmp_path):

@@ -215,7 +215,7 @@ def test_the_command_reads_a_video_with_the_registered_model(house: House, tmp_p
 def write_video(frames: list[Path], path: Path) -> None:
     import av
 
-    from aupipe.video import read_image
+    from aupipe.images import read_image
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=4)
@@ -244,7 +244,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(house: House, tmp_path: Path)
     labels = raw / "AUCoding/AU_OCC/F001_T9.csv"
     shutil.copy(raw / "AUCoding/AU_OCC/F001_T1.csv", labels)
     try:
-        check_refusal(house.door("manifest", "--corpus", CORPUS, code=2), "F001_T9.csv")
+        check_refusal(house.door("manifest", "--corpus", CORPUS, "--strict", code=2), "F001/T9")
     finally:
         labels.unlink()
     assert house.changed() == before

@@ -14,9 +14,10 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "aupipe"
 
-FLOOR_0 = {"facs", "schema", "config"}
-LEFT = {"assets", "processes", "datasets", "synthetic", "video", "landmarks", "align", "shards", "folds", "census", "clips"}
-RIGHT = {"models", "losses", "metrics"}
+FLOOR_0 = {"facs", "schema", "values", "config"}
+LEFT = {"archives", "assets", "processes", "datasets", "synthetic", "video", "images"}
+LEFT |= {"landmarks", "align", "shards", "folds", "leaks", "census", "check", "clips"}
+RIGHT = {"models", "losses", "metrics", "pixels"}
 FLOOR_2 = {"loop", "checkpoint", "predictor"}
 FLOOR_3 = {"stream", "trainer", "tracking", "report", "inspection"}
 FLOORS = {**dict.fromkeys(FLOOR_0, 0), **dict.fromkeys(LEFT | RIGHT, 1), **dict.fromkeys(FLOOR_2, 2)}
@@ -25,8 +26,10 @@ FLOORS |= {**dict.fromkeys(FLOOR_3, 3), "cli": 4}
 THIRD_PARTY = {
     "numpy": set(FLOORS),
     "pyarrow": set(FLOORS),
-    "cv2": {"video", "align", "landmarks", "shards", "clips", "synthetic"},
+    "cv2": {"images", "align", "landmarks", "shards", "leaks", "clips", "synthetic"},
     "av": {"video"},
+    "h5py": {"datasets", "synthetic"},
+    "scipy": {"datasets", "synthetic"},
     "sklearn": {"folds"},
     "yaml": {"config"},
     "torch": RIGHT | FLOOR_2,

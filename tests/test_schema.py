@@ -165,3 +165,37 @@ def test_label_columns_are_null_or_small_numbers_in_every_table():
         assert not layout.field("frame").nullable
     assert schema.shard_schema(AUS, ("face112", "face200")).names.count("face200") == 1
     assert schema.STATUSES == ("ok", "no_face", "bad_landmarks", "unreadable", "missing")
+
+
+def test_stream_of_parts_is_written_as_the_whole_table_is(tmp_path):
+    table = pa.table({"x": list(range(150)), "y": [str(n) for n in range(150)]})
+    alive = []
+
+    def parts():
+        for start in range(0, 150, schema.ROW_GROUP):
+            alive.append((tmp_path / "b.parquet").exists())
+            yield table.slice(start, schema.ROW_GROUP)
+
+    write_table(table, tmp_path / "a.parquet")
+    schema.write_stream(parts(), table.schema, tmp_path / "b.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert alive == [False] * 3, "the file takes its name when it is whole"
+    assert pq.ParquetFile(tmp_path / "b.parquet").num_row_groups == 3
+    schema.write_stream([], table.schema, tmp_path / "empty.parquet")
+    assert pq.read_table(tmp_path / "empty.parquet").num_rows == 0
+
+
+def test_part_that_cannot_be_made_leaves_no_file(tmp_path):
+    def parts():
+        yield pa.table({"x": [1]})
+        raise DataError("no second part")
+
+    with pytest.raises(DataError, match="no second part"):
+        schema.write_stream(parts(), pa.schema([("x", pa.int64())]), tmp_path / "a.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_manifest_columns_are_all_in_a_shard():
+    manifest, shard = schema.manifest_schema(AUS), schema.shard_schema(AUS, ("face112",))
+    for name in manifest.names:
+        assert shard.field(name).type == manifest.field(name).type

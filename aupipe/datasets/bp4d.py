@@ -1,28 +1,43 @@
-"""BP4D: a folder of JPEGs per subject and task, and one occurrence file for each, with intensities of five AUs beside it.
+"""BP4D, its FERA-2015 part and BP4D+: images per subject and task, and an occurrence file for each.
 
     Sequences*/F001/T1/0000.jpg            named with 3 or 4 digits, so frames are found by number, never by a made-up name
+    2D+3D/F001.zip                         BP4D+: the same inside a zip per subject, which is read in place
     AUCoding/AU_OCC/F001_T1.csv            frame, then one column per AU; 0 absent, 1 present, 9 not coded
     AUCoding/AU_INT/AU06/F001_T1_AU06.csv  no header; frame, intensity 0–5, 9 not coded
+    2DFeatures/F001_T1.mat                 HDF5: fit/pred, 49 points for each image, counted from 1
 
-Labels cover the most expressive part of a recording only. A label's frame number is the JPEG's number, as in all public
-protocols on this corpus. Subjects are F001 and M001: two people, so the letter is part of the id.
+Labels cover the most expressive part of a recording only. Subjects are F001 and M001: two people, so the letter is part of
+the id. All these stand in one folder or up to two folders down (BP4D-training, BP4D+_v0.2).
 """
 
 from __future__ import annotations
 
-import operator
-import os
+import io
 import re
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from aupipe.datasets import Partition, Session, is_junk, note, read_lines
+from aupipe import archives
+from aupipe.datasets import Partition, Session, note, tabulate
+from aupipe.datasets._bp4d_tree import Key, Tree, find_tree
+from aupipe.datasets._notes import remark
+from aupipe.datasets._tables import (
+    INTENSITY_CODES,
+    NULL,
+    OCCURRENCE_CODES,
+    LabelColumns,
+    check_overlap,
+    index_images,
+    read_codes,
+    read_lines,
+    sniff_separator,
+)
 from aupipe.facs import AU_SETS, AUSet
-from aupipe.schema import DataError, manifest_schema
+from aupipe.schema import ConfigError, DataError
 
 # The three parts behind every published three-fold table, one per line. JAA-Net's list files name a fold by the parts it
 # trains on, ME-GraphAU's scripts number it; the subjects are the same.
@@ -43,176 +58,133 @@ PUBLISHED = Partition(
     },
 )
 
-_SEQUENCE_ROOT = re.compile(r"(sequences|2d\+3d|bp4d-training).*", re.IGNORECASE)
-_SUBJECT, _TASK = re.compile(r"[FM]\d{3}", re.ASCII), re.compile(r"T\d{1,2}", re.ASCII)
-_LABEL_FILE = re.compile(r"([FM]\d{3})_(T\d{1,2})\.csv", re.ASCII | re.IGNORECASE)
-_IMAGE_FILE = re.compile(r"(\d+)\.(?:jpe?g|png)", re.ASCII | re.IGNORECASE)
-_FRAME_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
-_AU_NAME = re.compile(r"(?:AU)?0*(\d{1,2})", re.ASCII | re.IGNORECASE)
-_OCCURRENCE_FOLDERS = ("AUCoding/AU_OCC", "AUCoding", "AU_OCC")
-_INTENSITY_FOLDERS = ("AUCoding/AU_INT", "AU_INT", "AU Intensity Codes3.0")
+# Frames of the coded spans on which the supplied landmarks are missing, first and last; JAA-Net leaves these 271 out (found
+# by comparing its frame lists with ME-GraphAU's, which hold all coded frames).
+LOST: dict[Key, tuple[tuple[int, int], ...]] = {
+    ("F017", "T3"): ((198, 201), (203, 206), (209, 263), (265, 267), (269, 332), (335, 335)),
+    ("F021", "T3"): ((223, 227),),
+    ("F023", "T6"): ((1002, 1031),),
+    ("M003", "T5"): ((844, 845),),
+    ("M003", "T7"): ((1386, 1461),),
+    ("M009", "T4"): ((749, 753), (755, 760)),
+    ("M010", "T6"): ((942, 957),),
+}
 
-_NULL, _BAD = -1, -2  # in memory, where labels are not yet Arrow columns
-_OCCURRENCE_CODES = {"0": 0, "1": 1, "9": _NULL}
-_INTENSITY_CODES = {"0": 0, "1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "9": _NULL}
+_AU_NAME = re.compile(r"(?:AU)?0*(\d{1,2})", re.ASCII | re.IGNORECASE)
 _LEGACY_COLUMNS = 50  # from so many on, column N is AU N; below, the header names the AUs
+_UNKNOWN = {"9": NULL}
 
 
 class Dataset:
-    """The BP4D layout, read for a set of AUs; by default the twelve of the published tables."""
+    """The BP4D layout, read for a set of AUs; by default the twelve of the published tables.
+
+    frame_offset: image number − label number, 0 as in all public protocols; −1, as one project verified for its copy; or
+    "auto", what the ends of the recordings speak for. coded_only: leave out images without a label row, which are two
+    thirds of the corpus. mask_lost: take the frames on which the supplied landmarks are missing as not coded, as JAA-Net
+    does. mask_occluded: take a frame as not coded where the last column of a legacy file says "occluded".
+    landmarks: fill the manifest's column from 2DFeatures.
+    """
 
     published: Partition | None = PUBLISHED
+    landmark_scheme: str | None = "ibug49"
 
-    def __init__(self, aus: AUSet | None = None) -> None:
+    def __init__(
+        self,
+        aus: AUSet | None = None,
+        *,
+        frame_offset: int | str = 0,
+        coded_only: bool = False,
+        mask_lost: bool = False,
+        mask_occluded: bool = False,
+        landmarks: bool = False,
+    ) -> None:
+        if frame_offset not in (0, -1, "auto") or isinstance(frame_offset, bool):
+            raise ConfigError(f"bp4d: the option frame_offset is 0, -1 or auto, not {frame_offset!r}")
         self.aus = aus or AU_SETS["bp4d"]
+        self.frame_offset, self.coded_only = frame_offset, coded_only
+        self.mask_lost, self.mask_occluded, self.landmarks = mask_lost, mask_occluded, landmarks
+        self._tree: tuple[Path, Tree, int] | None = None
 
     def sessions(self, raw: Path, *, strict: bool = False) -> list[Session]:
-        """Every recording that has frames. Raises DataError for labels whose folder of frames is missing."""
-        frames = _frame_folders(raw)
-        labels = _label_files(raw, strict)
-        for key, file in labels.items():
-            if key not in frames:
-                subject, task = key
-                raise DataError(
-                    f"{raw / file} has labels, but there is no folder {raw / 'Sequences' / subject / task} with its frames; "
-                    "extract that recording, or move the label file away"
-                )
-        return [Session(*key, labels.get(key), folder) for key, folder in sorted(frames.items())]
+        """Every recording that has frames or labels, whichever is there."""
+        tree = find_tree(raw, strict, points=self.landmarks)
+        self._tree = raw, tree, _choose_offset(tree, raw) if self.frame_offset == "auto" else int(self.frame_offset)
+        for what, where, other in (("labels", tree.labels, tree.frames), ("frames", tree.frames, tree.labels)):
+            if alone := sorted(set(where) - set(other)):
+                names = ", ".join("/".join(key) for key in alone[:3]) + (", …" if len(alone) > 3 else "")
+                missing = "frames" if what == "labels" else "labels"
+                # Most tasks of BP4D+ are not coded; that is no oddity.
+                note(f"{len(alone)} sessions have {what} and no {missing}: {names}", strict=strict and what == "labels")
+        keys = sorted(set(tree.frames) | set(tree.labels))
+        return [Session(*key, _text(tree.labels.get(key), raw), _text(tree.frames.get(key), raw)) for key in keys]
 
     def read_session(self, raw: Path, session: Session, *, strict: bool = False) -> pa.Table:
         """One row per frame that has a label or an image, in manifest_schema(aus). Raises DataError; see the module."""
-        numbers, sources = _list_images(raw, session, strict)
-        coded = _Columns()
+        tree, offset = self._find(raw)
+        images = index_images(raw / session.frames, raw, strict=strict) if session.frames else {}
+        numbers = np.array([n - offset for n in images], np.int64)  # as the label file would number them
+        coded = LabelColumns()
         if session.labels is not None:
-            self._read_occurrence(raw / session.labels, coded, strict)
-            _check_images(raw / session.labels, coded.frames(), numbers, strict)
-        self._read_intensities(raw, session, coded, strict)
+            path = raw / session.labels
+            self._read_occurrence(path, coded, strict)
+            if session.frames:
+                check_overlap(str(path), coded.frames(), numbers, strict=strict)
+                _remark_base(coded.frames(), images, offset)
+        self._read_intensities(tree, session, coded, strict)
         frames = np.union1d(numbers, coded.frames())
-        source = np.full(len(frames), None, object)
-        source[np.searchsorted(frames, numbers)] = sources
-        columns = [
-            pa.array([session.subject] * len(frames)),
-            pa.array([session.session] * len(frames)),
-            pa.array(frames.astype(np.int32)),
-            pa.array(source, pa.string()),
-            *(coded.spread(name, frames, pa.int8()) for name in self.aus.columns),
-            *(coded.spread(name, frames, pa.float32()) for name in self.aus.intensity_columns),
-        ]
-        return pa.Table.from_arrays(columns, schema=manifest_schema(self.aus))
+        if self.coded_only:
+            remark(f"{len(frames) - len(coded.frames())} images without a label row left out (coded_only)")
+            frames = coded.frames()
+        lost = LOST.get((session.subject, session.session), ()) if self.mask_lost else ()
+        source = dict(zip(numbers.tolist(), images.values(), strict=True))
+        columns: dict[str, Any] = {
+            "frame": frames.astype(np.int32),
+            "source": [source.get(n) for n in frames.tolist()],
+            **coded.spread((*self.aus.columns, *self.aus.intensity_columns), frames, lost),
+        }
+        if self.landmarks:
+            points = _read_points(tree.points.get((session.subject, session.session)), list(images), strict)
+            columns["landmarks"] = [points.get(n + offset) for n in frames.tolist()]
+        return tabulate(self, session, columns)
 
-    def _read_occurrence(self, path: Path, coded: _Columns, strict: bool) -> None:
+    def _find(self, raw: Path) -> tuple[Tree, int]:
+        if self._tree is None or self._tree[0] != raw:
+            self.sessions(raw)
+        assert self._tree is not None
+        return self._tree[1:]
+
+    def _read_occurrence(self, path: Path, coded: LabelColumns, strict: bool) -> None:
         lines = read_lines(path)
-        header = [cell.strip() for cell in lines[0].rstrip(" \t,").split(",")] if lines else []
+        separator = sniff_separator(lines)
+        header = [cell.strip() for cell in lines[0].rstrip(f" {separator}").split(separator)] if lines else []
         where = _find_columns(path, header)
         missing = [name for name, number in zip(self.aus.names, self.aus, strict=True) if number not in where]
         if missing:
             note(f"{path} has no column for {', '.join(missing)}; taken as not coded", strict=strict)
-        present = [(c, n) for c, n in zip(self.aus.columns, self.aus, strict=True) if n in where]
-        positions = [where[number] for _, number in present]
-        frames, values = _read_codes(path, lines, 1, len(header), positions, _OCCURRENCE_CODES)
+        present = [(c, where[n]) for c, n in zip(self.aus.columns, self.aus, strict=True) if n in where]
+        drop = len(header) - 1 if self.mask_occluded and len(header) >= _LEGACY_COLUMNS else None
+        frames, values = read_codes(
+            path, lines, [p for _, p in present], OCCURRENCE_CODES | _UNKNOWN,
+            width=len(header), skip=1, strict=strict, drop=drop,
+        )  # fmt: skip
         for i, (column, _) in enumerate(present):
             coded.add(column, frames, values[:, i])
 
-    def _read_intensities(self, raw: Path, session: Session, coded: _Columns, strict: bool) -> None:
-        root = next((raw / name for name in _INTENSITY_FOLDERS if (raw / name).is_dir()), None)
-        if root is None:
-            return
-        for name, column in zip(self.aus.names, self.aus.intensity_columns, strict=True):
-            path = root / name / f"{session.subject}_{session.session}_{name}.csv"
-            if path.exists():
-                frames, values = _read_codes(path, read_lines(path), 0, 2, [1], _INTENSITY_CODES)
+    def _read_intensities(self, tree: Tree, session: Session, coded: LabelColumns, strict: bool) -> None:
+        key = (session.subject, session.session)
+        for number, name, column in zip(self.aus, self.aus.names, self.aus.intensity_columns, strict=True):
+            path = tree.intensities.get((key, number))
+            if path is not None:
+                codes = INTENSITY_CODES | _UNKNOWN
+                frames, values = read_codes(path, read_lines(path), [1], codes, width=2, strict=strict)
                 coded.add(column, frames, values[:, 0])
-            elif session.labels is not None and path.parent.is_dir():
+            elif session.labels is not None and number in tree.intensity_folders:
+                path = tree.intensity_folders[number] / f"{'_'.join(key)}_{name}.csv"
                 note(f"{path} is missing; the intensity of {name} is taken as not coded there", strict=strict)
 
 
-class _Columns:
-    """Label columns of one session, each with frame numbers of its own: (n,) int64, ascending, and codes (n,) int8."""
-
-    def __init__(self) -> None:
-        self._columns: dict[str, tuple[NDArray[np.int64], NDArray[np.int8]]] = {}
-
-    def add(self, name: str, frames: NDArray[np.int64], values: NDArray[np.int8]) -> None:
-        self._columns[name] = (frames, values)
-
-    def frames(self) -> NDArray[np.int64]:
-        """Every frame that any column has a row for."""
-        return np.unique(np.concatenate([np.empty(0, np.int64), *(frames for frames, _ in self._columns.values())]))
-
-    def spread(self, name: str, frames: NDArray[np.int64], kind: pa.DataType) -> pa.Array:
-        """The column over `frames`, null where it has no row or the code says so."""
-        values = np.full(len(frames), _NULL, np.int8)
-        if name in self._columns:
-            own, codes = self._columns[name]
-            values[np.searchsorted(frames, own)] = codes
-        return pa.array(values, mask=values == _NULL).cast(kind)
-
-
-def _frame_folders(raw: Path) -> dict[tuple[str, str], str]:
-    """(subject, task) → folder of frames, relative to `raw`."""
-    folders: dict[tuple[str, str], str] = {}
-    for root in _subfolders(raw, _SEQUENCE_ROOT):
-        for subject in _subfolders(root, _SUBJECT):
-            for task in _subfolders(subject, _TASK):
-                key, folder = (subject.name, task.name), task.relative_to(raw).as_posix()
-                if key in folders:
-                    raise DataError(f"{raw} has the recording {'/'.join(key)} twice: in {folders[key]} and in {folder}")
-                folders[key] = folder
-    return folders
-
-
-def _subfolders(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
-    names = sorted(name for name in os.listdir(folder) if pattern.fullmatch(name))
-    return [folder / name for name in names if (folder / name).is_dir()]
-
-
-def _label_files(raw: Path, strict: bool) -> dict[tuple[str, str], str]:
-    """(subject, task) → occurrence file, relative to `raw`, from the first of the usual folders that holds any."""
-    for folder in _OCCURRENCE_FOLDERS:
-        if not (raw / folder).is_dir():
-            continue
-        files: dict[tuple[str, str], str] = {}
-        names = [n for n in sorted(os.listdir(raw / folder)) if n.lower().endswith(".csv") and not is_junk(n)]
-        for name in names:
-            match = _LABEL_FILE.fullmatch(name)
-            key = (match[1].upper(), match[2].upper()) if match else None
-            if key is None or key in files:
-                note(f"{raw / folder / name} is not named like F001_T1.csv, or is so twice; left out", strict=strict)
-                continue
-            files[key] = f"{folder}/{name}"
-        if files:
-            return files
-    return {}
-
-
-def _list_images(raw: Path, session: Session, strict: bool) -> tuple[NDArray[np.int64], list[str]]:
-    """Frame numbers (n,), ascending, and the images' paths relative to `raw`."""
-    assert session.frames is not None
-    folder = raw / session.frames
-    found: dict[int, str] = {}
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        raise DataError(f"cannot read the folder {folder}: {error.strerror}") from None
-    for name in names:
-        match = _IMAGE_FILE.fullmatch(name)
-        number = int(match[1]) if match else -1
-        if not match or number >= 2**31:
-            if name.lower().endswith((".jpg", ".jpeg", ".png")) and not is_junk(name):
-                note(f"{folder / name} is not named by a frame number; left out", strict=strict)
-        elif number in found:
-            raise DataError(f"{folder} has two images of frame {number}, {found[number]} and {name}; remove one")
-        else:
-            found[number] = name
-    numbers = sorted(found)
-    return np.array(numbers, np.int64), [f"{session.frames}/{found[n]}" for n in numbers]
-
-
-def _check_images(path: Path, labelled: NDArray[np.int64], images: NDArray[np.int64], strict: bool) -> None:
-    """A few labelled frames without an image are usual; many suggest that labels and recording do not belong together."""
-    missing = int(np.isin(labelled, images, invert=True).sum())
-    if missing > max(2, 0.005 * len(labelled)):
-        note(f"{path}: {missing} of {len(labelled)} labelled frames have no image", strict=strict)
+def _text(path: Path | None, raw: Path) -> str | None:
+    return None if path is None else archives.relative(path, raw)
 
 
 def _find_columns(path: Path, header: list[str]) -> dict[int, int]:
@@ -228,36 +200,66 @@ def _find_columns(path: Path, header: list[str]) -> dict[int, int]:
     return {number: column for column, number in enumerate(numbers, 1)}
 
 
-def _read_codes(
-    path: Path, lines: list[str], skip: int, width: int, positions: Sequence[int], codes: dict[str, int]
-) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
-    """Frame numbers (n,) from the first column and codes (n, k) from the columns at `positions`.
+def _remark_base(labelled: NDArray[np.int64], images: dict[int, str], offset: int) -> None:
+    """Evidence on the numbering, which copies of the corpus may differ in: into the report, and a warning if it fails."""
+    last = int(labelled[-1])
+    if images and last + offset not in images and last + offset - 1 in images:
+        note(f"the last label row, frame {last}, has no image {last + offset}, while {last + offset - 1} is there: "
+             "labels may be counted from 1; see the option frame_offset")  # fmt: skip
+    base = "there is an image 0" if 0 in images else "there is no image 0"
+    remark(f"{base}; the last label row {'has' if last + offset in images else 'lacks'} its image")
 
-    Blank lines and blank cells beyond `width` are passed over. Raises DataError with the line for anything else that is
-    not a whole row of known codes, and for frame numbers that do not ascend.
+
+def _choose_offset(tree: Tree, raw: Path) -> int:
+    """−1 if more recordings end with a label one past their last image than with a label of it, else 0."""
+    past, level = 0, 0
+    for key in sorted(set(tree.labels) & set(tree.frames)):
+        images = index_images(tree.frames[key], raw)
+        lines = read_lines(tree.labels[key])
+        last = lines[-1].split(sniff_separator(lines))[0].strip() if lines else ""
+        if images and last.isdecimal():
+            past, level = past + (int(last) == max(images) + 1), level + (int(last) == max(images))
+    note(f"frame_offset: labels end one past the last image in {past} sessions and level with it in {level}; "
+         f"taken as {-1 if past > level else 0}")  # fmt: skip
+    return -1 if past > level else 0
+
+
+def _read_points(path: Path | None, numbers: list[int], strict: bool) -> dict[int, NDArray[np.float32]]:
+    """Image number → its 49 points, flat, from pixel 0; without those that the file lacks."""
+    if path is None:
+        return {}
+    try:
+        points = read_matlab_points(archives.read_bytes(path))
+    except DataError as error:
+        note(f"{path}: {error}", strict=strict)
+        return {}
+    # An entry for each image, in order; of a recording that lacks images, by number.
+    names = sorted(numbers) if len(points) == len(numbers) else list(range(len(points)))
+    return {n: p for n, p in zip(names, points, strict=True) if p is not None}
+
+
+def read_matlab_points(data: bytes) -> list[NDArray[np.float32] | None]:
+    """The 49 points of each frame, (98,) float32 x and y interleaved from pixel 0, of a MATLAB 7.3 file (HDF5) `fit/pred`.
+
+    MATLAB stores arrays transposed, a struct's field as references to arrays, and an empty array as its two sizes; the
+    points are counted from 1. Raises DataError for another file.
     """
-    pick = operator.itemgetter(0, *positions, 0)  # the last 0 keeps it a tuple when there is no other
-    frames: list[int] = []
-    values: list[list[int]] = []
-    for n, line in enumerate(lines[skip:], skip + 1):
-        cells = line.split(",")
-        if len(cells) != width:
-            if not line.strip(" \t,"):
-                continue
-            if len(cells) < width or any(cell.strip() for cell in cells[width:]):
-                raise DataError(f"{path}, line {n}: {len(cells)} columns instead of {width}")
-        frame, *picked, _ = pick(cells)
-        row = [codes.get(cell.strip(), _BAD) for cell in picked]
-        if _BAD in row:
-            wrong = picked[row.index(_BAD)].strip()[:20]
-            raise DataError(f"{path}, line {n}: {wrong!r} is not one of the codes {', '.join(codes)}")
-        if not _FRAME_NUMBER.fullmatch(frame.strip()):
-            raise DataError(f"{path}, line {n}: {frame.strip()[:20]!r} is not a frame number")
-        number = int(frame)
-        if frames and number <= frames[-1]:
-            raise DataError(f"{path}, line {n}: frame {number} follows frame {frames[-1]}; frame numbers must ascend")
-        frames.append(number)
-        values.append(row)
-    if not frames:
-        raise DataError(f"{path} holds no labelled frame")
-    return np.array(frames, np.int64), np.array(values, np.int8).reshape(len(frames), len(positions))
+    import h5py
+
+    try:
+        with h5py.File(io.BytesIO(data), "r") as file:
+            pred = file["fit"]["pred"][()]
+            if pred.dtype == h5py.ref_dtype:
+                frames = [file[reference][()] for reference in pred.ravel()]
+            else:
+                frames = list(pred)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+        raise DataError(f"no landmarks (MATLAB 7.3, fit/pred) can be read: {' '.join(str(error).split())}") from None
+    return [_from_matlab(np.asarray(frame)) for frame in frames]
+
+
+def _from_matlab(frame: NDArray[Any]) -> NDArray[np.float32] | None:
+    if frame.shape not in ((2, 49), (49, 2)) or not np.issubdtype(frame.dtype, np.number):
+        return None
+    points = frame.T if frame.shape == (2, 49) else frame
+    return np.ascontiguousarray(points, np.float32).ravel() - 1
