@@ -40,13 +40,17 @@ def test_abaw_extractor_is_six_blocks_of_the_stated_filters(model):
     pools = [layer for layer in model.extractor if isinstance(layer, nn.MaxPool2d)]
     assert {(layer.kernel_size, layer.stride) for layer in pools} == {(2, 2)}
     # §3.1: "a plain convolutional layer followed by a Batch Normalization layer with ReLU […] and a max-pooling layer".
+    # Ours rectifies after the pool, which gives the same values: the largest of rectified values is the largest, rectified.
     kinds = [type(layer) for layer in model.extractor]
-    assert kinds == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d] * 5 + [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    assert kinds == [nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU] * 5 + [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    stated = nn.Sequential(*(model.extractor[k] for k in (0, 1, 3, 2)))
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(stated(images), model.extractor[:4](images))
 
 
 def test_abaw_literal_variant_pools_after_every_block():
     literal = build_model("attention_cnn", {"pooling": "literal"}, AUS, STATS)
-    assert [type(layer) for layer in literal.extractor] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d] * 6
+    assert [type(layer) for layer in literal.extractor] == [nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU] * 6
 
 
 def test_abaw_attention_is_two_layers_over_places(model):
@@ -96,13 +100,13 @@ def build_stral(corpus="bp4d", **options):
 
 
 def test_stral_hyper_parameters_are_the_stated_ones():
-    # §4.1: "the structure hyper-parameter c, […] the temporal kernel size t^k are set to […] 8, […] and 5"; "the threshold τ is
-    # 0.15".
+    # §4.1: "the structure hyper-parameter c, […] the temporal kernel size t^k are set to […] 8, […] and 5"; "the threshold
+    # τ is 0.15".
     config = build_stral().config
     assert (config.c, config.temporal_kernel, config.threshold) == (8, 5, 0.15)
     # §3.3: "there are eight G^st(8c, t, m) layers"; §4.1: "The number of AUs m is 12 for BP4D and 8 for DISFA".
     for corpus, M in (("bp4d", 12), ("disfa", 8)):
-        graph = build_stral(corpus).graph
+        graph = build_stral(corpus).relations
         assert len(graph.layers) == 8
         assert graph.heads.weight.shape == (M, 64)
         assert {tuple(layer.edges.shape) for layer in graph.layers} == {(3, M, M)}
@@ -128,20 +132,20 @@ def test_stral_attention_stage_has_the_stated_kernels_and_maps():
 def test_stral_graph_layer_has_the_stated_kernels():
     # §3.3: "three parallel convolutional layers using 1×1 convolutional kernels"; "t^k × 1 convolutional kernels with stride
     # (1, 1) and padding ((t^k − 1)/2, 0)".
-    for layer in build_stral().graph.layers:
+    for layer in build_stral().relations.layers:
         assert layer.spatial.weight.shape == (3 * 64, 64)
         temporal = layer.temporal
         assert (temporal.kernel_size, temporal.stride, temporal.padding) == ((5, 1), (1, 1), (2, 0))
 
 
 def test_stral_variants_are_those_of_its_ablation():
-    # Table 3: G^sf has "fixed all-ones edge weight matrices", G^sa "adaptive edge weight layers", both "only the spatial edge
-    # subset"; §4.3: "setting the temporal kernel size t^k = 1".
+    # Table 3: G^sf has "fixed all-ones edge weight matrices", G^sa "adaptive edge weight layers", both "only the spatial
+    # edge subset"; §4.3: "setting the temporal kernel size t^k = 1".
     for variant, adaptive, kernel in (("gsf", False, 1), ("gsa", True, 1), ("stral", True, 5)):
-        for layer in build_stral(variant=variant).graph.layers:
+        for layer in build_stral(variant=variant).relations.layers:
             assert (layer.edges is not None) == adaptive
             assert layer.temporal.kernel_size == (kernel, 1)
-    assert build_stral(variant="al").graph is build_stral(variant="al_r").graph is None
+    assert build_stral(variant="al").relations is build_stral(variant="al_r").relations is None
 
 
 def test_stral_on_disfa_starts_from_bp4d():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +25,29 @@ class AttentionNetwork(nn.Module):
         self.heads = PerAULinear(M, 8 * c)
 
     def forward(self, frames_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        return self.branches(_pool(self.region_2(_pool(self.region_1(frames_NCHW)))))
+        x = pool_rectified(self.region_1.unrectified(frames_NCHW))
+        return self.branches(pool_rectified(self.region_2.unrectified(x)))
 
 
-def _pool(x_NCHW: Tensor) -> Tensor:
-    # On CPUs pooling is many times faster channels last, which the branches' convolutions want too.
-    return F.max_pool2d(x_NCHW.contiguous(memory_format=torch.channels_last), 2)
+def pool_rectified(x_NCHW: Tensor) -> Tensor:
+    """ReLU and a max-pool over 2×2 places, in the order that is cheaper; the result lies channels last."""
+    return F.max_pool2d(_ChannelsLast.apply(x_NCHW), 2).relu_()  # type: ignore[no-untyped-call]
+
+
+class _ChannelsLast(torch.autograd.Function):
+    """Channels last on the way on, channels first on the way back: each layer meets the memory format that suits it.
+
+    On CPUs pooling is twenty times faster channels last; the region layer's backward pass slows down by a fifth if its
+    gradient comes in another format than its maps.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_NCHW: Tensor) -> Tensor:
+        return x_NCHW.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_NCHW: Tensor) -> Tensor:
+        return gradient_NCHW.contiguous()
 
 
 class _Branch(NamedTuple):
@@ -141,7 +158,7 @@ def mean_of_conv(x: Tensor, weight: Tensor, bias: Tensor, groups: int = 1) -> Te
         sums = x.flatten(2) @ taps.T
     else:
         sums = (taps @ x.permute(0, 2, 3, 1).flatten(1, 2)).mT
-    sums = sums.reshape(len(x), groups, -1) / (h * w)
+    sums = sums.reshape(x.shape[0], groups, -1) / (h * w)
     return torch.einsum("ngi,goi->ngo", sums, weight.reshape(groups, -1, weight[0].numel())) + bias.view(groups, -1)
 
 

@@ -1,0 +1,621 @@
+"""models/stral.py: sizes to the integer, the graph by hand, fast forms equal to plain ones, any length, two stages."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from aupipe.config import LossConfig
+from aupipe.facs import AU_SETS, AUSet
+from aupipe.folds import label_stats
+from aupipe.losses import label_weights, loss_terms
+from aupipe.models import build_model
+from aupipe.models._stral_attention import AttentionBranches, mean_of_conv
+from aupipe.models._stral_graph import GraphLayer
+from aupipe.models._stral_plain import PlainAttentionNetwork, PlainBranch, PlainGraphLayer
+from aupipe.models.stral import relation_graph
+from aupipe.schema import ConfigError, DataError, LabelStats
+
+AUS = AUSet((1, 2, 4, 12))
+PEARSON = np.array([[1, 0.6, 0.2, 0.0], [0.6, 1, 0.0, -0.3], [0.2, 0.0, 1, 0.1], [0.0, -0.3, 0.1, 1]])
+
+
+def statistics(pearson=PEARSON):
+    M = len(pearson)
+    return LabelStats(np.full(M, 0.3), np.asarray(pearson, float), np.full(M, 100))
+
+
+def build(variant="stral", aus=AUS, stats=None, seed=0, **options):
+    """A STRAL of feature width 8 for 16-pixel frames, with norms that have seen something."""
+    torch.manual_seed(seed)
+    model = build_model("stral", {"variant": variant, "c": 1, **options}, aus, stats or statistics())
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if "norm" in name and tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5)
+    return model
+
+
+def frames(B=2, T=5, H=16, W=16, seed=1, dtype=torch.float32):
+    return torch.randn(B, T, 3, H, W, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+# Sizes
+
+
+ATTENTION = {12: {3: 3_844_920, 2: 3_400_248, 1: 2_955_576}, 8: {3: 3_101_744, 2: 2_805_296, 1: 2_508_848}}
+GRAPH = {
+    (12, "gsf"): (133_900, 135_948),
+    (12, "gsa"): (137_356, 139_404),
+    (12, "stral"): (268_428, 270_476),
+    (8, "gsf"): (133_640, 135_688),
+    (8, "gsa"): (135_176, 137_224),
+    (8, "stral"): (266_248, 268_296),
+}
+TOTAL = {12: 4_115_396, 8: 3_370_040}
+GMAC = {(12, 3): 4.858, (12, 2): 4.001, (12, 1): 3.145, (8, 3): 3.426}
+
+
+@pytest.mark.parametrize("corpus", ["bp4d", "disfa"])
+def test_parameters_are_those_of_the_table_to_the_integer(corpus):
+    aus = AU_SETS[corpus]
+    M, stats = len(aus), statistics(np.eye(len(aus)))
+
+    def size(variant, **options):
+        return build_model("stral", {"variant": variant, **options}, aus, stats)
+
+    print(f"\n{corpus}: {M} AUs")
+    for layers, expected in ATTENTION[M].items():
+        counts = {variant: count(size(variant, pre_layers=layers)) for variant in ("al", "al_r")}
+        print(f"  attention stage, {layers} pre_layers  {counts['al']:>9,}")
+        assert counts == {"al": expected, "al_r": expected}
+    for variant in ("gsf", "gsa", "stral"):
+        for activation, expected in zip(("literal", "stgcn"), GRAPH[M, variant], strict=True):
+            model = size(variant, activation=activation)
+            print(f"  {variant:5s} {activation:7s} graph {count(model.relations):>9,}  total {count(model):>9,}")
+            assert count(model.relations) == expected
+            assert count(model) == ATTENTION[M][3] + expected
+    assert count(size("stral")) == TOTAL[M]
+
+
+@pytest.mark.parametrize(("M", "layers"), GMAC)
+def test_multiplications_of_the_network_as_drawn_are_those_of_the_table(M, layers):
+    aus = AUSet(AU_SETS["bp4d"].numbers[:M])
+    model = build_model("stral", {"variant": "al", "pre_layers": layers}, aus, statistics(np.eye(M)))
+    macs = {}
+    for name, network in (("drawn", PlainAttentionNetwork(model.attention)), ("ours", model.attention)):
+        with FlopCounterMode(display=False) as counter:
+            network.to("meta")(torch.empty(1, 3, 176, 176, device="meta"))
+        macs[name] = counter.get_total_flops() / 2e9
+    assert macs["drawn"] == pytest.approx(GMAC[M, layers], abs=6e-4)
+    # Each branch's last convolution, 64² × 9 at 44² places, is only computed as its mean.
+    assert macs["drawn"] - macs["ours"] == pytest.approx(M * 64 * 64 * 9 * 44 * 44 / 1e9, rel=0.02)
+
+
+# The relation graph
+
+
+def test_graph_by_hand():
+    graph = relation_graph(PEARSON)
+    # 1–2 and 1–4 are edges; AU1 has two neighbours; AU12 has none.
+    assert graph.adjacency_MM.astype(int).tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
+    third, half = 1 / 3, 1 / 2
+    normalised = [[third, half, half, 0], [third, half, 0, 0], [third, 0, half, 0], [0, 0, 0, 1]]
+    np.testing.assert_allclose(graph.normalised_MM, normalised)
+    assert graph.centre == 0
+    assert graph.hops_M.tolist() == [0, 1, 1, np.inf]
+    root, centripetal, centrifugal = graph.partitions_3MM
+    np.testing.assert_allclose(root, np.diag([third, half, half, 1]))
+    np.testing.assert_allclose(centripetal, [[0, 0, 0, 0], [third, 0, 0, 0], [third, 0, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(centrifugal, [[0, half, half, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+
+
+def test_threshold_is_inclusive_and_undefined_correlations_are_no_edges():
+    pearson = np.array([[1, 0.15, np.nan], [0.15, 1, np.nextafter(0.15, 0)], [np.nan, np.nextafter(0.15, 0), 1]])
+    assert np.argwhere(np.triu(relation_graph(pearson).adjacency_MM, 1)).tolist() == [[0, 1]]
+    assert np.argwhere(np.triu(relation_graph(pearson, 0.1).adjacency_MM, 1)).tolist() == [[0, 1], [1, 2]]
+    nothing = relation_graph(np.full((3, 3), np.nan))
+    np.testing.assert_array_equal(nothing.partitions_3MM, [np.eye(3), np.zeros((3, 3)), np.zeros((3, 3))])
+    assert nothing.centre == 0
+    assert relation_graph([[np.nan]]).normalised_MM.tolist() == [[1]]
+
+
+def edges(M, *pairs):
+    pearson = np.eye(M)
+    for j, k in pairs:
+        pearson[j, k] = pearson[k, j] = 0.5
+    return pearson
+
+
+def test_a_component_without_the_centre_is_centripetal_both_ways():
+    graph = relation_graph(edges(5, (0, 1), (0, 2), (3, 4)))
+    assert graph.hops_M.tolist() == [0, 1, 1, np.inf, np.inf]
+    assert graph.partitions_3MM[1, 3, 4] == graph.partitions_3MM[1, 4, 3] == 0.5
+    assert not graph.partitions_3MM[2, 3:].any()
+
+
+def test_centre_and_distance_can_be_overruled():
+    chain = edges(4, (0, 1), (1, 2), (2, 3))
+    assert relation_graph(chain).centre == 1, "of equals the first"
+    assert relation_graph(chain).hops_M.tolist() == [1, 0, 1, 2]
+    assert relation_graph(chain, centre=3).hops_M.tolist() == [3, 2, 1, 0]
+    assert relation_graph(chain, centre=3, max_hop=1).hops_M.tolist() == [np.inf, np.inf, 1, 0]
+    with pytest.raises(ConfigError, match="position 4"):
+        relation_graph(chain, centre=4)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (3,), (0, 0)])
+def test_correlations_that_are_no_square_matrix_are_refused(shape):
+    with pytest.raises(DataError, match="square matrix"):
+        relation_graph(np.zeros(shape))
+
+
+def spatial_strategy(adjacency, hops):
+    """ST-GCN's "spatial configuration" (Yan et al. 2018, §3.3), neighbour by neighbour, for edges into i from j."""
+    degree = adjacency.sum(0)
+    parts = np.zeros((3, len(hops), len(hops)))
+    for j, i in np.argwhere(adjacency):
+        part = 0 if i == j else 1 if hops[j] >= hops[i] else 2
+        parts[part, j, i] = 1 / degree[i]
+    return parts
+
+
+def test_partitions_of_random_graphs_are_those_of_st_gcn():
+    rng = np.random.default_rng(0)
+    disconnected = 0
+    for _ in range(300):
+        M = int(rng.integers(1, 13))
+        pearson = rng.uniform(-1, 1, (M, M)) - 0.35
+        graph = relation_graph(np.triu(pearson, 1) + np.triu(pearson, 1).T)
+        hops = np.full(M, np.inf)
+        power = np.eye(M)
+        for distance in range(M):  # walks of this length from the centre
+            hops[(power[graph.centre] > 0) & np.isinf(hops)] = distance
+            power = power @ graph.adjacency_MM
+        np.testing.assert_array_equal(graph.hops_M, hops)
+        disconnected += np.isinf(hops).any()
+        neighbours = graph.adjacency_MM.sum(0) - 1
+        assert graph.centre == np.flatnonzero(neighbours == neighbours.max())[0]
+        np.testing.assert_allclose(graph.normalised_MM.sum(0), 1)
+        np.testing.assert_allclose(graph.partitions_3MM.sum(0), graph.normalised_MM)
+        np.testing.assert_allclose(graph.partitions_3MM, spatial_strategy(graph.adjacency_MM, hops))
+    assert 30 < disconnected < 270
+
+
+# Fast forms equal the plain ones
+
+
+def plain_name(name):
+    """What a parameter of AttentionBranches is called in a PlainBranch."""
+    part, *rest = name.split(".")
+    if part in ("pre", "pre_norms"):
+        return f"pre.{3 * int(rest[0]) + (part == 'pre_norms')}.{rest[1]}"
+    return name.replace("weighted_norm", "norm")
+
+
+def run_branches(branches, x, training):
+    """Outputs, gradients by name and a running variance of AttentionBranches or of a list of PlainBranch."""
+    x = x.clone().requires_grad_()
+    if isinstance(branches, list):
+        found = [branch.train(training)(x) for branch in branches]
+        features, maps = torch.stack([f for f, _ in found], 1), torch.cat([a for _, a in found], 1)
+    else:
+        features, maps = branches.train(training)(x)
+    weight = torch.linspace(-1, 1, features.numel(), dtype=features.dtype).view_as(features)
+    ((features * weight).sum() + maps.square().sum()).backward()
+    return {"features": features, "maps": maps, "input": x.grad}
+
+
+@pytest.mark.parametrize("options", [{}, {"mask_after_relu": True}, {"feature_norm": True}, {"pre_layers": 1}])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("mode", ["loop", "grouped"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_branches_looped_or_grouped_equal_the_plain_form(options, training, mode, channels_last):
+    M, D = 3, 4
+    torch.manual_seed(0)
+    branches = AttentionBranches(M, D, mode=mode, **options).double()
+    plain = [PlainBranch(branches, m) for m in range(M)]
+    x = torch.randn(2, D, 5, 6, dtype=torch.float64)
+    wanted = run_branches(plain, x, training)
+    if channels_last:
+        x, branches = x.to(memory_format=torch.channels_last), branches.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(run_branches(branches, x, training), wanted, rtol=0, atol=1e-11)
+    for name, parameter in branches.named_parameters():
+        gradient = torch.cat([branch.get_parameter(plain_name(name)).grad for branch in plain])
+        torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=1e-10, msg=name)
+    for key in ("running_mean", "running_var"):
+        running = torch.cat([getattr(branch.norm, key) for branch in plain])
+        torch.testing.assert_close(getattr(branches.weighted_norm, key), running, rtol=0, atol=1e-12)
+    assert branches.weighted_norm.num_batches_tracked == int(training)
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 4), (2, 2), (5, 7)])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_mean_of_a_convolution_needs_no_convolution(h, w, groups):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(4 * groups, 5 * groups, 3, padding=1, groups=groups).double()
+    x = torch.randn(2, 4 * groups, h, w, dtype=torch.float64)
+    expected = conv(x).mean((2, 3)).unflatten(1, (groups, 5))
+    torch.testing.assert_close(mean_of_conv(x, conv.weight, conv.bias, groups), expected)
+    torch.testing.assert_close(
+        mean_of_conv(x.to(memory_format=torch.channels_last), conv.weight, conv.bias, groups), expected
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_attention_stage_equals_the_plain_form(training):
+    model = build("al").double().train(training)
+    plain = PlainAttentionNetwork(model.attention).train(training)
+    shots = frames(2, 2, 32, 16, dtype=torch.float64)
+    output = model(shots)
+    logits, maps = plain(shots.flatten(0, 1))
+    torch.testing.assert_close(output.logits_BTM.flatten(0, 1), logits, rtol=0, atol=1e-10)
+    torch.testing.assert_close(output.attention_BTMhw.flatten(0, 1), maps, rtol=0, atol=1e-10)
+    assert output.attention_BTMhw.shape == (2, 2, 4, 8, 4)
+    assert output.aux_logits_BTM is None
+    for found, attention in ((output.logits_BTM, output.attention_BTMhw), (logits, maps)):
+        (found.square().sum() + attention.sum()).backward()
+    for fast, drawn in zip((model.attention.region_1, model.attention.region_2), plain.regions, strict=True):
+        torch.testing.assert_close(fast.stem.weight.grad, drawn.stem.weight.grad, rtol=1e-9, atol=1e-9)
+        by_patch = torch.cat([block[2].weight.grad for block in drawn.branches[0]])
+        torch.testing.assert_close(fast.conv_8.weight.grad, by_patch, rtol=1e-9, atol=1e-9)
+    heads = torch.cat([head.weight.grad for head in plain.heads])
+    torch.testing.assert_close(model.attention.heads.weight.grad, heads, rtol=1e-9, atol=1e-9)
+
+
+GRAPH_OPTIONS = [{}, {"activation": "literal"}, {"orientation": "stgcn"}, {"adaptive": False}, {"edge_init": -0.4}]
+
+
+@pytest.mark.parametrize("options", GRAPH_OPTIONS)
+@pytest.mark.parametrize("temporal_kernel", [1, 5])
+@pytest.mark.parametrize("training", [True, False])
+def test_graph_layer_equals_the_plain_form(options, temporal_kernel, training):
+    torch.manual_seed(0)
+    layer = GraphLayer(4, 6, temporal_kernel, **options).double().train(training)
+    plain = PlainGraphLayer(layer).train(training)
+    partitions = torch.tensor(relation_graph(PEARSON).partitions_3MM)
+    x = torch.randn(2, 7, 4, 6, dtype=torch.float64)
+    inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+    outputs = [layer(inputs[0], partitions), plain(inputs[1].permute(0, 3, 1, 2), partitions).permute(0, 2, 3, 1)]
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-11)
+    for output in outputs:
+        (output * torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=0, atol=1e-10)
+    pairs = dict(plain.named_parameters())
+    for name, parameter in layer.named_parameters():
+        if name.startswith("spatial"):
+            kind = name.split(".")[1]
+            gradient = torch.cat([pairs.pop(f"spatial.{q}.{kind}").grad for q in range(3)]).view_as(parameter)
+        else:
+            gradient = pairs.pop(name).grad
+        torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=1e-10, msg=name)
+    assert not pairs
+
+
+def test_graph_layer_is_equation_7():
+    torch.manual_seed(0)
+    layer = GraphLayer(4, 3, 3, activation="literal").double()
+    A = relation_graph(PEARSON).partitions_3MM
+    W, Phi1, b1 = layer.edges.detach().numpy(), layer.spatial.weight.detach().numpy(), layer.spatial.bias.detach().numpy()
+    Phi2, b2 = layer.temporal.weight.detach().numpy(), layer.temporal.bias.detach().numpy()
+    F = np.random.default_rng(0).normal(size=(1, 4, 4, 3))  # time, AU, channel
+    summed = np.zeros((6, 4, 3))  # a frame of zeros before and after
+    for t in range(4):
+        for q in range(3):
+            summed[t + 1] += (np.tanh(W[q]) * A[q]) @ (F[0, t] @ Phi1[3 * q : 3 * q + 3].T + b1[3 * q : 3 * q + 3])
+    out = np.stack([sum(summed[t + s] @ Phi2[:, :, s, 0].T for s in range(3)) + b2 for t in range(4)]) + F[0]
+    torch.testing.assert_close(layer(torch.tensor(F), torch.tensor(A)).detach()[0], torch.tensor(out))
+
+
+def test_equation_7_as_printed_makes_an_affine_map_and_the_default_does_not():
+    defect = {}
+    for activation in ("literal", "stgcn"):
+        model = build(activation=activation).double().eval()
+        a, b = torch.randn(2, 1, 5, 4, 8, dtype=torch.float64)
+        with torch.no_grad():
+            fa, fb, fab, f0 = (model(x).logits_BTM for x in (a, b, a + b, 0 * a))
+        defect[activation] = ((fab - fa - fb + f0).abs().max() / fab.abs().max()).item()
+    assert defect["literal"] < 1e-10
+    assert defect["stgcn"] > 0.01
+
+
+# Variants
+
+
+VARIANTS = ("al", "al_r", "gsf", "gsa", "stral")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("T", [1, 3])
+def test_every_variant_takes_any_number_of_frames(variant, T):
+    model = build(variant).eval()
+    output = model(frames(2, T))
+    assert output.logits_BTM.shape == (2, T, 4)
+    assert output.attention_BTMhw.shape == (2, T, 4, 4, 4)
+    assert output.attention_BTMhw.min() > 0
+    assert output.attention_BTMhw.max() < 1
+    assert (output.aux_logits_BTM is not None) == (variant in ("gsf", "gsa", "stral"))
+
+
+def test_only_learned_edges_learn_and_they_do_from_the_first_step():
+    learned = {}
+    for variant in ("gsf", "gsa", "stral"):
+        model = build(variant).train()
+        model(frames(2, 3)).logits_BTM.square().sum().backward()
+        learned[variant] = [layer.edges for layer in model.relations.layers]
+        kernels = {layer.temporal.kernel_size for layer in model.relations.layers}
+        assert kernels == {(5 if variant == "stral" else 1, 1)}
+        assert len(model.relations.layers) == 8
+    assert learned["gsf"] == [None] * 8
+    there = torch.tensor(relation_graph(PEARSON).partitions_3MM > 0)
+    for edges in learned["gsa"] + learned["stral"]:
+        assert torch.equal(edges.grad != 0, there), "where there is an edge, and nowhere else"
+        assert edges.tanh()[0, 0, 0].item() == pytest.approx(np.tanh(1))
+
+
+def test_an_au_hears_only_of_its_component():
+    model = build("stral").eval()
+    features = torch.randn(1, 6, 4, 8)
+    changed = features.clone()
+    changed[:, :, 3] += 1  # AU12 is isolated
+    moved = (model(changed).logits_BTM - model(features).logits_BTM).abs().amax((0, 1)) > 1e-6
+    assert moved.tolist() == [False, False, False, True]
+    changed = features.clone()
+    changed[:, :, 1] += 1
+    moved = (model(changed).logits_BTM - model(features).logits_BTM).abs().amax((0, 1)) > 1e-6
+    assert moved.tolist() == [True, True, True, False]
+
+
+def test_every_option_changes_what_is_computed_and_no_other_mode_does():
+    shots = frames(1, 4)
+    plain = build().eval()(shots).logits_BTM
+    for same in ({"branches": "loop"}, {"branches": "grouped"}, {"finetune": True}):
+        torch.testing.assert_close(build(**same).eval()(shots).logits_BTM, plain, rtol=1e-4, atol=1e-5)
+    for other in (
+        {"pre_layers": 2},
+        {"mask_after_relu": True},
+        {"feature_norm": True},
+        {"graph_layers": 2},
+        {"temporal_kernel": 3},
+        {"threshold": 0.7},
+        {"activation": "literal"},
+        {"orientation": "stgcn"},
+        {"edge_init": 0.5},
+        {"centre": 2},
+        {"init": "gaussian001"},
+    ):
+        assert not torch.allclose(build(**other).eval()(shots).logits_BTM, plain, atol=1e-4), other
+
+
+def test_gaussian_start_is_arls():
+    attention = build_model("stral", {"variant": "al", "init": "gaussian001"}, AUS, statistics()).attention
+    assert attention.branches.weighted.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert not attention.branches.weighted.bias.any()
+    assert (attention.branches.weighted_norm.weight == 1).all()
+
+
+def test_bf16_is_close_to_single_precision():
+    model = build(c=2).eval()
+    exact = model(frames(1, 3)).logits_BTM
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model(frames(1, 3)).logits_BTM
+    assert (rough - exact).abs().max() < 0.1 * exact.abs().max() + 0.05
+
+
+def share_right(variant, steps=80):
+    """Trained on features that show each AU's state, for an AU that does what its neighbour did two frames before."""
+    model = build(variant, AUSet((1, 2)), statistics(edges(2, (0, 1))), graph_layers=2).train()
+    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.02)
+    generator = torch.Generator().manual_seed(5)
+    for step in range(steps + 1):
+        states = (torch.rand(8, 34, 2, generator=generator) < 0.5).float()
+        features = torch.randn(8, 34, 2, 8, generator=generator) * 0.3 + states[..., None]
+        logits, labels = model(features).logits_BTM[:, 2:, 0], states[:, :-2, 1]
+        if step == steps:
+            return ((logits > 0) == (labels > 0)).float().mean().item()
+        optimiser.zero_grad()
+        torch.nn.functional.binary_cross_entropy_with_logits(logits, labels).backward()
+        optimiser.step()
+
+
+def test_only_the_full_graph_reads_what_another_au_did_before():
+    assert share_right("stral") > 0.9
+    assert share_right("gsa") < 0.65
+
+
+# Any length
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_chunks_with_the_halo_are_the_whole_sequence(variant):
+    model = build(variant).eval()
+    shots = frames(1, 41)
+    with torch.inference_mode():
+        whole = model(shots).logits_BTM
+        for chunk in (5, 16, 41, 100):
+            torch.testing.assert_close(model.infer(shots, chunk), whole, rtol=0, atol=1e-5)
+
+
+def test_halo_is_the_reach_of_the_graph_exactly():
+    model = build("stral").double().eval()
+    assert model.halo == 16
+    assert build("stral", temporal_kernel=3, graph_layers=3).halo == 3
+    assert build("gsa").halo == build("al").halo == 0
+    features = torch.randn(1, 50, 4, 8, dtype=torch.float64).requires_grad_()
+    model(features).logits_BTM[0, 25].sum().backward()
+    reached = torch.nonzero(features.grad.abs().amax((0, 2, 3))).flatten()
+    assert (reached.min().item(), reached.max().item()) == (25 - 16, 25 + 16)
+
+
+def test_a_halo_too_small_is_not_the_whole_sequence():
+    model = build("stral").double().eval()
+    features = torch.randn(1, 60, 4, 8, dtype=torch.float64)
+    whole = model(features).logits_BTM
+    model.relations.halo = 15
+    part = model(features[:, 20 - 15 : 40]).logits_BTM[:, 15:]
+    assert not torch.equal(part[:, 0], whole[:, 20])
+    exact = model(features[:, 20 - 16 : 40 + 16]).logits_BTM[:, 16:-16]
+    torch.testing.assert_close(exact, whole[:, 20:40], rtol=0, atol=1e-12)
+
+
+def test_inference_in_training_mode_is_refused():
+    with pytest.raises(RuntimeError, match="eval mode"):
+        build().train().infer(frames(1, 3))
+
+
+# Two stages
+
+
+def test_second_stage_learns_the_graph_alone_and_leaves_the_first_as_it_is():
+    model = build("stral").train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1, weight_decay=0.1)
+    for _ in range(2):
+        optimiser.zero_grad()
+        model(frames()).logits_BTM.square().sum().backward()
+        optimiser.step()
+    after = model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not [name for name in changed if name.startswith("attention.")], "not even running statistics"
+    assert {"relations.heads.weight", "relations.layers.0.edges", "relations.layers.7.temporal.weight"} <= changed
+    assert "relations.layers.0.norm_1.running_mean" in changed
+
+
+def test_fine_tuning_and_thawing_let_the_first_stage_learn():
+    for model in (build("stral", finetune=True), build("stral"), build("al")):
+        model.freeze_attention(False)
+        model.train()
+        mean = model.attention.region_1.norm.running_mean.clone()
+        model(frames()).logits_BTM.square().sum().backward()
+        assert model.attention.region_1.stem.weight.grad.abs().max() > 0
+        assert not torch.equal(model.attention.region_1.norm.running_mean, mean)
+        model.freeze_attention()
+        assert not model.attention.training
+        assert not any(p.requires_grad for p in model.attention.parameters())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_kept_features_stand_for_the_frames(variant):
+    model = build(variant).eval()
+    shots = frames()
+    kept = model.features(shots)
+    assert kept.shape == (2, 5, 4, 8)
+    direct, later = model(shots), model(kept)
+    torch.testing.assert_close(later.logits_BTM, direct.logits_BTM, rtol=0, atol=0)
+    assert later.attention_BTMhw is None
+    if variant in ("gsf", "gsa", "stral"):
+        model.train()
+        torch.testing.assert_close(model.features(shots), kept, rtol=0, atol=0), "frozen, so the same in training"
+        torch.testing.assert_close(later.aux_logits_BTM, direct.aux_logits_BTM, rtol=0, atol=0)
+
+
+def test_variants_share_the_first_stage():
+    first = build("al_r", seed=1).eval()
+    second = build("stral", seed=2).eval()
+    second.start_from(first.state_dict(), AUS)
+    torch.testing.assert_close(second(frames()).aux_logits_BTM, first(frames()).logits_BTM, rtol=0, atol=0)
+    assert not torch.equal(second.relations.heads.weight, second.attention.heads.weight), "new heads"
+    again = build("stral", seed=2, new_heads=False)
+    again.start_from(first.state_dict(), AUS)
+    assert torch.equal(again.relations.heads.weight, first.attention.heads.weight)
+    assert torch.equal(again.relations.layers[3].spatial.weight, second.relations.layers[3].spatial.weight)
+
+
+def test_other_aus_start_from_the_branches_that_the_map_names():
+    bp4d, disfa = AU_SETS["bp4d"], AU_SETS["disfa"]
+    old = build("al_r", bp4d, statistics(np.eye(12)), seed=1).eval()
+    new = build("al_r", disfa, statistics(np.eye(8)), seed=2).eval()
+    new.start_from(old.state_dict(), bp4d, {9: 10, 25: 23, 26: 24})  # §4.1
+    expected = old(frames()).logits_BTM[..., [0, 1, 2, 3, 5, 6, 10, 11]]
+    torch.testing.assert_close(new(frames()).logits_BTM, expected, rtol=0, atol=1e-6)
+
+
+def test_a_start_that_cannot_be_is_refused():
+    old = build("al", AU_SETS["bp4d"], statistics(np.eye(12)))
+    new = build("al", AU_SETS["disfa"], statistics(np.eye(8)))
+    with pytest.raises(ConfigError, match=r"AU25 has no branch.*init\.au_map"):
+        new.start_from(old.state_dict(), AU_SETS["bp4d"], {9: 10})
+    same = build("al", c=2)
+    with pytest.raises(DataError, match="another network"):
+        same.start_from(build("al").state_dict(), AUS)
+    with pytest.raises(DataError, match="another network"):
+        same.start_from({}, AUS)
+
+
+def test_the_graph_is_kept_with_the_weights():
+    model = build("gsa")
+    stored = model.state_dict()["relations.partitions_3MM"]
+    torch.testing.assert_close(stored, torch.tensor(relation_graph(PEARSON).partitions_3MM).float())
+    other = build("gsa", stats=statistics(np.eye(4)))
+    other.load_state_dict(model.state_dict())
+    torch.testing.assert_close(other.eval()(frames()).logits_BTM, model.eval()(frames()).logits_BTM)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"variant": "gst"}, "unknown variant 'gst'.*al, al_r, gsf, gsa, stral"),
+        ({"temporal_kernel": 4}, "must be odd.*got 4"),
+        ({"temporal_kernel": -1}, "must be odd"),
+        ({"pre_layers": 4}, "1 to 3 pre_layers"),
+        ({"c": 0}, "c ≥ 1"),
+        ({"graph_layers": 0}, "graph_layers ≥ 1"),
+        ({"edge_init": 0}, "tanh"),
+        ({"activation": "relu"}, "stgcn, literal"),
+        ({"orientation": "column"}, "row, stgcn"),
+        ({"branches": "fast"}, "auto, loop, grouped"),
+        ({"init": "xavier"}, "gaussian001"),
+        ({"centre": 14}, "AU14 is not among AUs 1, 2, 4, 12"),
+        ({"temporal_kernal": 5}, "did you mean 'temporal_kernel'"),
+    ],
+)
+def test_options_that_cannot_be_are_named(options, reason):
+    with pytest.raises(ConfigError, match=reason):
+        build_model("stral", options, AUS, statistics())
+
+
+@pytest.mark.parametrize(("H", "W"), [(24, 16), (16, 170), (0, 16)])
+def test_frames_of_other_sizes_are_refused(H, W):
+    with pytest.raises(ConfigError, match=f"multiples of 16, not {H}×{W}.*input.crop"):
+        build("al")(torch.zeros(1, 1, 3, H, W))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_statistics_of_other_aus_are_refused(variant):
+    with pytest.raises(DataError, match="statistics are of 3 AUs, the model's are 4"):
+        build(variant, stats=statistics(np.eye(3)))
+
+
+def test_an_au_without_a_positive_gets_no_weight_no_edge_and_a_warning(caplog):
+    labels = np.random.default_rng(0).integers(0, 2, (60, 4)).astype(float)
+    labels[:, 1] = labels[:, 0]
+    labels[:, 2] = 0
+    stats = label_stats(labels)
+    with caplog.at_level(logging.WARNING):
+        model = build("stral", stats=stats).train()
+        weights = label_weights(LossConfig(weighting="inverse_rate"), stats)
+    assert "AU04" in caplog.text
+    assert "AU02" not in caplog.text
+    assert relation_graph(stats.pearson_MM).adjacency_MM[2].tolist() == [False, False, True, False]
+    assert weights["weights"][2] == 0
+    output = model(frames(2, 3))
+    mask = torch.ones(2, 3, 4, dtype=torch.bool)
+    loss = sum(loss_terms(output, torch.zeros(2, 3, 4), mask, LossConfig(weighting="inverse_rate"), weights).values())
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert not model.relations.heads.weight.grad[2].any()
+    assert model.relations.heads.weight.grad[[0, 1, 3]].any(1).all()
+
+
+def test_a_train_side_without_a_positive_is_refused():
+    with pytest.raises(DataError, match="no AU has a positive"):
+        build("stral", stats=label_stats(np.zeros((20, 4))))
