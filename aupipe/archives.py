@@ -32,7 +32,6 @@ _JUNK_FILES, _JUNK_FOLDERS = {"thumbs.db", "desktop.ini"}, {"__macosx"}  # hidde
 _BEHIND_ZIP = re.compile(r"(?i)(?<=\.zip)::")
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError)
 _DIGITS = re.compile(r"(\d+)")
-_NAME = re.compile(r"/|::")
 _MAX_NESTED = 2**30  # bytes of a zip inside a zip, which is held in memory
 
 
@@ -54,6 +53,11 @@ def split_zip(path: Path | str) -> tuple[Path, tuple[str, ...]]:
     """`a.zip::b/c.jpg` → (a.zip, ("b/c.jpg",)); a path without a zip in it has no members."""
     outer, *members = _BEHIND_ZIP.split(os.fspath(path))
     return Path(outer), tuple(members)
+
+
+def file_of(source: str) -> str:
+    """The file that a source of a manifest is, or, of a member, the zip that it is in."""
+    return _BEHIND_ZIP.split(source, maxsplit=1)[0]
 
 
 def locate(root: Path, source: str) -> Path:
@@ -100,11 +104,9 @@ def search(root: Path, pattern: str, *, depth: int = 3, folders: bool = True, sk
 
 
 def unwrap(path: Path) -> Path:
-    """The folder that a zip often holds under its own name, in place of the zip; any other path as it is."""
-    if path.suffix.lower() != ".zip":
-        return path
-    name = _NAME.split(os.fspath(path))[-1][: -len(".zip")].lower()
-    return next((e.path for e in _list_quietly(path) if e.folder and e.name.lower() == name), path)
+    """The folder that is all that a zip holds, as often one of its own name is; any other path as it is."""
+    inside_zip = _list_quietly(path) if path.suffix.lower() == ".zip" else []
+    return inside_zip[0].path if len(inside_zip) == 1 and inside_zip[0].folder else path
 
 
 def exists(path: Path) -> bool:

@@ -24,14 +24,15 @@ from aupipe.values import nearest
 from aupipe.values import to_json as to_json
 
 PACKAGE = Path(__file__).parent
-LANDMARKS = ("blazemesh", "supplied", "prealigned")
+LANDMARKS = ("blazemesh", "blazemesh-tiles", "blazemesh-litert", "supplied", "prealigned")  # or package.module:Class
 ALIGN_SIZE = {"face200": 200, "face112": 112}  # aligned faces, pixels on a side
 NORMALISE, AUGMENT = ("model", "image", "grey"), ("crop", "strong")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputSpec:
-    """Which aligned face a model reads and the square that is cut from it: at random in training, central otherwise.
+    """Which aligned face a model reads and the square that is cut from it: at random in training, central otherwise;
+    `resize` is the size that this square is then shrunk to, None for its own.
 
     `normalise`: model (its own mean and deviation) · image (each image's own) · grey (each image's own, of its luminance).
     `augment`: crop (moved and mirrored, as in the papers) · strong (turned, relit, blurred and covered too).
@@ -39,6 +40,7 @@ class InputSpec:
 
     align: str = "face200"
     crop: int = 176
+    resize: int | None = None
     normalise: str = "model"
     augment: str = "crop"
 
@@ -48,6 +50,8 @@ class InputSpec:
         if not 0 < self.crop <= ALIGN_SIZE[self.align]:
             largest = ALIGN_SIZE[self.align]
             raise ConfigError(f"a crop of {self.crop} pixels does not fit into {self.align}; give 1 to {largest}")
+        if self.resize is not None and not 0 < self.resize <= self.crop:
+            raise ConfigError(f"a crop of {self.crop} pixels cannot be shrunk to {self.resize}; give 1 to {self.crop}")
         for key, value, known in (("normalise", self.normalise, NORMALISE), ("augment", self.augment, AUGMENT)):
             if value not in known:
                 raise ConfigError(f"unknown {key} '{value}' of an input; known are {', '.join(known)}")
@@ -188,8 +192,9 @@ class FoldConfig:
 class Corpus:
     """A corpus on disk: its layout and that layout's own options, the AUs it codes, and how its faces are aligned.
 
-    `landmarks`: found by blazemesh in every frame; supplied with the corpus, and found where they are missing; or
-    prealigned, where the images are faces already and are only brought to size. `frames`: whose labels count, those of all
+    `landmarks`: found in every frame by blazemesh, one of its variants or a landmarker of your own,
+    package.module:Class; supplied with the corpus, and found where they are missing; or prealigned, where the images are
+    faces already and are only brought to size. `frames`: whose labels count, those of all
     "coded" frames (as in ME-GraphAU's lists), or only of those with "landmarks" among the supplied ones (JAA-Net's lists).
     """
 
@@ -210,8 +215,9 @@ class Corpus:
         unknown = [a for a in self.align if a not in ALIGN_SIZE]
         if unknown or not self.align:
             raise ConfigError(f"unknown alignment {unknown} of a corpus; known are {', '.join(ALIGN_SIZE)}")
-        if self.landmarks not in LANDMARKS:
-            raise ConfigError(f"unknown source of landmarks '{self.landmarks}'; known are {', '.join(LANDMARKS)}")
+        if self.landmarks not in LANDMARKS and ":" not in self.landmarks:
+            known = ", ".join(LANDMARKS)
+            raise ConfigError(f"unknown source of landmarks '{self.landmarks}'; known are {known} and package.module:Class")
         if self.frames not in ("coded", "landmarks"):
             raise ConfigError(f"unknown set of frames '{self.frames}' of a corpus; known are coded, landmarks")
         for option, beside in (("landmarks", "landmarks"), ("mask_lost", "frames")):

@@ -118,8 +118,8 @@ def leave_one_out(
     folds = []
     for number, name in enumerate(sorted(manifests), 1):
         test = [s for s in group_of if s.startswith(f"{name}:")]
-        tested = {group_of[s] for s in test}
-        rest = [s for s in group_of if s not in set(test) and group_of[s] not in tested]
+        tested = {group_of[s] for s in test}  # those on the test side among them
+        rest = [s for s in group_of if group_of[s] not in tested]
         if left_out := len(group_of) - len(test) - len(rest):
             _log.info("%s: %d subjects of other corpora are the same people and left out", name, left_out)
         rng = np.random.default_rng([seed, number])
@@ -221,10 +221,11 @@ def _draw_parts(manifest: pa.Table, group_of: dict[str, str], k: int, seed: int)
     from sklearn.model_selection import StratifiedGroupKFold
 
     groups = sorted(set(group_of.values()))
+    number = {group: n for n, group in enumerate(groups)}
     if len(groups) < k:
         raise DataError(f"{len(groups)} subjects do not make {k} folds; lower folds.k or give more subjects")
     subjects, inverse = np.unique(manifest["subject"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
-    group_N = np.array([groups.index(group_of[s]) for s in subjects.tolist()])[inverse]
+    group_N = np.array([number[group_of[s]] for s in subjects.tolist()])[inverse]
     # A sample for every positive of every AU, one for every frame and one for every subject: the classes that the splitter
     # balances. A class of fewer samples than parts cannot be balanced.
     positive_NM = np.nan_to_num(_nan_labels(manifest)) > 0

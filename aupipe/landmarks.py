@@ -1,6 +1,6 @@
 """Who finds faces and their 49 landmarks, for corpora that supply none and for everybody's videos; and whose face counts.
 
-A landmarker goes by its name: `blazemesh`, `blazemesh-tiles`, or `package.module:Class` for one of your own, a subclass of
+A landmarker goes by its name: `blazemesh` and its variants, or `package.module:Class` for one of your own, a subclass of
 `Landmarker` in any installed package. A session has one face: `Follower` picks it where a frame shows several.
 """
 
@@ -44,10 +44,10 @@ class Face:
 
 
 class Landmarker(abc.ABC):
-    """What finds faces. `name` goes into every row; `fingerprint` differs for everything that may place a landmark elsewhere.
+    """What finds faces. `name` goes into every row; `fingerprint` differs wherever a landmark may come to lie elsewhere.
 
-    Made without arguments, once per process, and used by one thread. A face may depend on its image alone, never on those
-    before: sessions are cut and run in any order.
+    Made without arguments, once per process. A face may depend on its image alone, never on those before: sessions are
+    cut, and run in any order.
     """
 
     name: str
@@ -77,9 +77,11 @@ class Follower:
         self._last: NDArray[np.float32] | None = None
 
     def choose(self, faces: Sequence[Face]) -> Face | None:
-        """One of a frame's faces, or None if it has none."""
+        """One of a frame's faces, or None if it has none. Raises DataError for other landmarks than the 49 points."""
         if not faces:
             return None
+        if (shape := np.shape(faces[0].landmarks)) != (49, 2):
+            raise DataError(f"a landmarker gave landmarks of shape {shape}; they must be the 49 points (49, 2) of ibug49")
         largest = max(faces, key=lambda face: face.area)
         chosen = largest
         if self._last is not None and len(faces) > 1:
@@ -105,15 +107,13 @@ def load_landmarker(name: str) -> Landmarker:
 
     Raises ConfigError for an unknown name, or one of your own that is not installed or no Landmarker.
     """
-    from aupipe.blazemesh import BlazeMesh, BlazeMeshTiles
+    from aupipe.blazemesh import BlazeMesh, BlazeMeshLiteRT, BlazeMeshTiles
 
-    known: dict[str, type[Landmarker]] = {kind.name: kind for kind in (BlazeMesh, BlazeMeshTiles)}
+    known: dict[str, type[Landmarker]] = {kind.name: kind for kind in (BlazeMesh, BlazeMeshTiles, BlazeMeshLiteRT)}
     if ":" in name:
         return _import_landmarker(name)()
     if name not in known:
-        raise ConfigError(
-            f"unknown landmarker '{name}'; known are {', '.join(known)}, or one of your own: package.module:Class"
-        )
+        raise ConfigError(f"unknown landmarker '{name}'; known are {', '.join(known)}, or your own as package.module:Class")
     return known[name]()
 
 
@@ -122,20 +122,9 @@ def _import_landmarker(name: str) -> type[Landmarker]:
     try:
         kind = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"the landmarker '{name}' cannot be imported ({error}); install its package, or mend the name"
-        ) from None
+        raise ConfigError(f"cannot import the landmarker '{name}' ({error}); install its package or mend its name") from None
     if not (isinstance(kind, type) and issubclass(kind, Landmarker)):
         raise ConfigError(f"'{name}' is no landmarker: derive the class from aupipe.landmarks.Landmarker")
+    if kind.__abstractmethods__:
+        raise ConfigError(f"the landmarker '{name}' lacks {', '.join(sorted(kind.__abstractmethods__))}")
     return kind
-
-
-def find_checked(landmarker: Landmarker, image: NDArray[np.uint8]) -> list[Face]:
-    """`find_faces`, held to what it promises. Raises DataError for landmarks of another shape or kind."""
-    faces = landmarker.find_faces(image)
-    for face in faces:
-        if np.shape(face.landmarks) != (49, 2) or np.shape(face.box) != (4,):
-            raise DataError(
-                f"the landmarker {landmarker.name} gave landmarks of shape {np.shape(face.landmarks)}, not (49, 2)"
-            )
-    return faces

@@ -30,7 +30,14 @@ def read_frames(batch: Batch, model: nn.Module, spec: InputSpec, device: str, *,
     else:
         part = cut(whole, torch.from_numpy(batch.crop_B2), torch.from_numpy(batch.mirror_B), spec.crop)
         frames = read_channels(part, spec.normalise)
-    return normalise(frames, model, spec.normalise)
+    return normalise(shrink(frames, spec.resize), model, spec.normalise)
+
+
+def read_middle(faces_NHWC: Tensor, model: nn.Module, spec: InputSpec) -> Tensor:
+    """Aligned faces (N, H, W, 3) uint8 as (N, 3, h, w), as outside training: the middle, shrunk and normalised."""
+    edge = (faces_NHWC.shape[1] - spec.crop) // 2
+    middle = faces_NHWC[:, edge : edge + spec.crop, edge : edge + spec.crop]
+    return normalise(shrink(read_channels(middle, spec.normalise), spec.resize), model, spec.normalise)
 
 
 def cut(frames_BTHWC: Tensor, corner_B2: Tensor, mirror_B: Tensor, crop: int) -> Tensor:
@@ -47,6 +54,14 @@ def read_channels(frames_uint8: Tensor, kind: str) -> Tensor:
     if kind == "grey":
         return (frames_uint8.float() @ torch.tensor(_LUMINANCE, device=frames_uint8.device)).unsqueeze(-3)
     return frames_uint8.float().mul_(1 / 255).movedim(-1, -3)
+
+
+def shrink(frames: Tensor, size: int | None) -> Tensor:
+    """(…, C, H, W) → (…, C, size, size) by the means of areas, or unchanged."""
+    if size is None or size == frames.shape[-1]:
+        return frames
+    flat = F.interpolate(frames.reshape(-1, *frames.shape[-3:]), size=(size, size), mode="area")
+    return flat.view(*frames.shape[:-2], size, size)
 
 
 def normalise(frames: Tensor, model: nn.Module, kind: str) -> Tensor:

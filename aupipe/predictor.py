@@ -19,8 +19,8 @@ from aupipe.align import align
 from aupipe.checkpoint import Description, load_checkpoint
 from aupipe.config import ALIGN_SIZE
 from aupipe.facs import AUSet
-from aupipe.landmarks import load_landmarker
-from aupipe.pixels import normalise, read_channels
+from aupipe.landmarks import Follower, load_landmarker
+from aupipe.pixels import read_middle
 from aupipe.schema import DataError
 from aupipe.video import Video, VideoFrame
 
@@ -66,10 +66,10 @@ class AUPredictor:
 
         `progress(done, expected)` is called after each chunk. Raises DataError at the end if no frame had a face.
         """
-        source = Video(Path(video))
+        source, follower = Video(Path(video)), Follower()
         frames, done, found = iter(source), 0, 0
         while chunk := list(islice(frames, CHUNK)):
-            table = self._predict_chunk(chunk)
+            table = self._predict_chunk(chunk, follower)
             done, found = done + len(chunk), found + sum(table["success"].to_pylist())
             if progress:
                 progress(done, source.frame_count)
@@ -89,19 +89,14 @@ class AUPredictor:
         faces = np.asarray(faces_NHWC)
         if faces.shape[1:] != (size, size, 3) or faces.dtype != np.uint8:
             raise DataError(f"expected faces of shape (N, {size}, {size}, 3) uint8, got {faces.shape} {faces.dtype}")
-        crop = self.description.input.crop
-        corner = (size - crop) // 2
-        cut = torch.from_numpy(np.ascontiguousarray(faces[:, corner : corner + crop, corner : corner + crop]))
-        kind = self.description.input.normalise
+        spec, whole = self.description.input, torch.from_numpy(np.ascontiguousarray(faces))
         with torch.inference_mode():
-            parts = [
-                self.model(normalise(read_channels(part, kind), self.model, kind)[None]).logits_BTM[0]
-                for part in cut.split(CHUNK)
-            ]
+            clips = (read_middle(part, self.model, spec)[None] for part in whole.split(CHUNK))
+            parts = [self.model(clip).logits_BTM[0] for clip in clips] if len(faces) else []
         return torch.cat(parts).float().sigmoid().numpy() if parts else np.zeros((0, len(self.aus)), np.float32)
 
-    def _predict_chunk(self, chunk: list[VideoFrame]) -> pa.Table:
-        found = [self._find(frame.image) for frame in chunk]
+    def _predict_chunk(self, chunk: list[VideoFrame], follower: Follower) -> pa.Table:
+        found = [self._find(frame.image, follower) for frame in chunk]
         ok = np.array([face is not None for _, _, face in found])
         probs = np.full((len(chunk), len(self.aus)), np.nan, np.float32)
         if ok.any():
@@ -120,9 +115,9 @@ class AUPredictor:
             columns[name] = pa.array((values >= THRESHOLD).astype(np.int8), mask=~ok)
         return pa.table(columns)
 
-    def _find(self, image: NDArray[np.uint8]) -> tuple[str, float, NDArray[np.uint8] | None]:
-        """(status, confidence, aligned face) of the largest face of an image."""
-        face = load_landmarker(self.description.landmarker["name"]).find_face(image)
+    def _find(self, image: NDArray[np.uint8], follower: Follower) -> tuple[str, float, NDArray[np.uint8] | None]:
+        """(status, confidence, aligned face) of the face that the video is about."""
+        face = follower.choose(load_landmarker(self.description.landmarker["name"]).find_faces(image))
         if face is None:
             return schema.NO_FACE, 0.0, None
         try:

@@ -22,30 +22,41 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from aupipe import schema
-from aupipe.align import INNER_49, AlignedFace, align, are_plausible, resize_face, scheme_of, to_ibug49
-from aupipe.archives import split_zip
+from aupipe.align import AlignedFace, align, resize_face
+from aupipe.archives import file_of
 from aupipe.config import ALIGN_SIZE, Corpus, code, fingerprint
-from aupipe.images import FrameReader, Picture
-from aupipe.landmarks import BlazeMesh, load_landmarker
+from aupipe.faces import PREALIGNED, FaceReader, Found, identify
+from aupipe.images import Picture
 from aupipe.processes import Map, map_processes
 from aupipe.schema import DataError, iter_sessions, read_json, write_stream, write_text
 
 logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
-SUPPLIED = "supplied"  # with the corpus; where points are missing or impossible, FALLBACK finds the face
-FALLBACK = "blazemesh"
 
 
 @dataclass(frozen=True, slots=True)
 class SessionTask:
-    """What a worker needs to build one shard; `target` has no suffix (.parquet and .key are added)."""
+    """What a worker needs to build one shard: `count` rows of a manifest from `start` on.
+
+    `target` has no suffix (.parquet and .key are added). A task shares the manifest with the others, and takes its own rows
+    alone to another process: Arrow pickles all the rows that a slice is of (apache/arrow#26685).
+    """
 
     manifest: pa.Table
+    start: int
+    count: int
     raw: Path
     target: Path
     corpus: Corpus
     key: str
+
+    @property
+    def rows(self) -> pa.Table:
+        return self.manifest.slice(self.start, self.count)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SessionTask, (_copy(self.rows), 0, self.count, self.raw, self.target, self.corpus, self.key)
 
 
 def build(
@@ -63,13 +74,13 @@ def build(
     `map(function, tasks)` runs the sessions, results in any order: all cores by default, a cluster with
     `stream.map_sessions`. Raises DataError if more than `corpus.max_bad_fraction` of the frames give no face.
     """
-    landmarker = _identify(corpus.landmarks)
+    landmarker = identify(corpus.landmarks)
     base = fingerprint(
         [corpus.aus, corpus.align, corpus.jpeg_quality, landmarker["name"], landmarker["fingerprint"]],
-        code("shards", "align", "landmarks", "video", "images", "archives"),
+        code("shards", "faces", "align", "landmarks", "blazemesh", "video", "images", "archives"),
     )
     files = dict(zip(inventory["path"].to_pylist(), zip_columns(inventory, "size", "mtime_ns"), strict=True))
-    tasks = [_task(rows, raw, out, corpus, base, files) for rows in iter_sessions(manifest)]
+    tasks = list(_tasks(manifest, files, raw, out, corpus, base))
     entries = {task.target: entry for task in tasks if (entry := _finished(task)) is not None}
     pending = [task for task in tasks if task.target not in entries]
     (out / INDEX).unlink(missing_ok=True)  # an older one would vouch for shards that are about to change
@@ -112,57 +123,32 @@ def build_session(task: SessionTask) -> tuple[str, dict[str, Any]]:
 
 def _session_parts(task: SessionTask, layout: pa.Schema, status: list[str]) -> Iterator[pa.Table]:
     """The shard's rows, a row group at a time, so that the length of a recording does not matter; fills `status`."""
-    reader = FrameReader(task.raw)
-    copied = [name for name in layout.names if name in task.manifest.column_names and name != "landmarks"]
-    for start in range(0, task.manifest.num_rows, schema.ROW_GROUP):
-        part = task.manifest.slice(start, schema.ROW_GROUP)
+    reader = FaceReader(task.raw, task.corpus)
+    copied = [name for name in layout.names if name in task.rows.column_names and name != "landmarks"]
+    for start in range(0, task.rows.num_rows, schema.ROW_GROUP):
+        part = task.rows.slice(start, schema.ROW_GROUP)
         given = zip_columns(part, "source", "index", "landmarks")
-        rows = [_face_row(reader.read(source, index), points, task) for source, index, points in given]
+        rows = [_face_row(*reader.read(*row), task) for row in given]
         status += [row["status"] for row in rows]
         columns = {name: part[name] if name in copied else [r.get(name) for r in rows] for name in layout.names}
         yield pa.table(columns, schema=layout)
 
 
-def _face_row(picture: Picture, supplied: list[float] | None, task: SessionTask) -> dict[str, Any]:
+def _face_row(picture: Picture, found: Found | None, task: SessionTask) -> dict[str, Any]:
     row: dict[str, Any] = {"mode": picture.mode, "time_s": picture.time_s}
     if picture.image is None:
         return {**row, "status": picture.status}
-    if task.corpus.landmarks == "prealigned":
+    if task.corpus.landmarks == PREALIGNED:
         faces = {name: resize_face(picture.image, ALIGN_SIZE[name]) for name in task.corpus.align}
-        return {**row, "status": schema.OK, "landmarker": "prealigned", **_encode(faces, task)}
-    found = _find_landmarks(picture.image, supplied, task.corpus.landmarks)
+        return {**row, "status": schema.OK, "landmarker": PREALIGNED, **_encode(faces, task)}
     if found is None:
         return {**row, "status": schema.NO_FACE}
-    landmarks, row["landmarker"], row["confidence"] = found
+    row |= {"landmarker": found.landmarker, "confidence": found.confidence}
     try:
-        faces = {name: align(name, picture.image, landmarks) for name in task.corpus.align}
+        faces = {name: align(name, picture.image, found.landmarks, picture.reduced) for name in task.corpus.align}
     except DataError:
         return {**row, "status": schema.BAD_LANDMARKS}
-    return {**row, "status": schema.OK, "landmarks": landmarks.astype(np.float32).ravel(), **_encode(faces, task)}
-
-
-def _find_landmarks(
-    image: np.ndarray, supplied: list[float] | None, source: str
-) -> tuple[np.ndarray, str, float | None] | None:
-    """49 landmarks, who found them and how sure: those supplied if they can be of this image, else the landmarker's own."""
-    if source == SUPPLIED and supplied is not None:
-        points = np.array(supplied, np.float64).reshape(-1, 2)
-        scheme = scheme_of(len(points))
-        if scheme in INNER_49 and are_plausible(points, *image.shape[:2]):
-            return to_ibug49(points, scheme), SUPPLIED, None
-    landmarker = _landmarker(source)
-    face = landmarker.find_face(image)
-    return None if face is None else (face.landmarks, landmarker.name, face.confidence)
-
-
-def _landmarker(source: str) -> BlazeMesh:
-    """The landmarker that a corpus names; for supplied landmarks, the one that fills in for those that are missing."""
-    return load_landmarker(FALLBACK if source == SUPPLIED else source)
-
-
-def _identify(source: str) -> dict[str, str]:
-    """What the landmarks of a corpus rest on; equal for equal landmarks."""
-    return {"name": source, "fingerprint": "" if source == "prealigned" else _landmarker(source).fingerprint}
+    return {**row, "status": schema.OK, "landmarks": found.landmarks.astype(np.float32).ravel(), **_encode(faces, task)}
 
 
 def _encode(faces: dict[str, AlignedFace], task: SessionTask) -> dict[str, Any]:
@@ -183,7 +169,7 @@ def encode_jpeg(image_HWC: np.ndarray, quality: int) -> bytes:
 
 def _entry(task: SessionTask, status: list[str]) -> dict[str, Any]:
     """What the planner needs of a session: its rows, its gaps, and which rows can be learned from."""
-    table = task.manifest
+    table = task.rows
     frames = table["frame"].to_numpy()
     _, mask = schema.label_arrays(table, task.corpus.au_set)
     ok = np.array([one == schema.OK for one in status])
@@ -211,19 +197,33 @@ def zip_columns(table: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
     return zip(*(table[name].to_pylist() for name in names), strict=True)
 
 
-def _task(rows: pa.Table, raw: Path, out: Path, corpus: Corpus, base: str, files: dict[str, tuple[int, int]]) -> SessionTask:
+def _tasks(
+    manifest: pa.Table, files: dict[str, tuple[int, int]], raw: Path, out: Path, corpus: Corpus, base: str
+) -> Iterator[SessionTask]:
+    """A task for every session of the manifest. files: path → size and time, of the inventory."""
+    start = 0
+    for rows in iter_sessions(manifest):
+        subject, session = rows["subject"][0].as_py(), rows["session"][0].as_py()
+        if any(name in ("", ".", "..") or "/" in name for name in (subject, session)):
+            raise DataError(f"subject '{subject}', session '{session}' cannot name a file in {out}; rename them")
+        key = fingerprint([base, *_inputs(rows, files)])
+        yield SessionTask(manifest, start, rows.num_rows, raw, out / subject / session, corpus, key)
+        start += rows.num_rows
+
+
+def _inputs(rows: pa.Table, files: dict[str, tuple[int, int]]) -> tuple[str, list[Any]]:
+    """What a shard is made of: the hash of a session's rows, and the size and time of each of its files."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
-        # A copy, because a slice is written with bits of its neighbours in the last byte of a validity map.
-        writer.write_table(rows.take(pa.array(range(rows.num_rows))).combine_chunks())
+        writer.write_table(_copy(rows))
     # A video, or a zip for its members, is one file of the inventory.
     sources = pc.unique(rows["source"]).drop_null().to_pylist()
-    inputs = [files.get(split_zip(source)[0].as_posix()) for source in sources]
-    key = fingerprint([base, hashlib.sha256(sink.getvalue()).hexdigest(), inputs])
-    subject, session = rows["subject"][0].as_py(), rows["session"][0].as_py()
-    if any(name in ("", ".", "..") or "/" in name for name in (subject, session)):
-        raise DataError(f"subject '{subject}', session '{session}' cannot name a file in {out}; rename them in the corpus")
-    return SessionTask(rows, raw, out / subject / session, corpus, key)
+    return hashlib.sha256(sink.getvalue()).hexdigest(), [files.get(file_of(source)) for source in sources]
+
+
+def _copy(rows: pa.Table) -> pa.Table:
+    """A slice without its neighbours, who would be with it otherwise, if only as bits in the last byte of a validity map."""
+    return rows.take(pa.array(range(rows.num_rows))).combine_chunks()
 
 
 def _beside(target: Path, suffix: str) -> Path:

@@ -6,6 +6,7 @@ in its collate function on threads. Order, crops and mirrors are those of `clips
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ OBJECT_STORE_BYTES = 1 << 30  # plans and JPEGs in flight; Ray's own default tak
 # on two cores a half for each of two ranks is none for either.
 READ_TASKS = 2  # at a time, for each rank
 STEPS_PER_TASK = 4  # a task's own cost is then small beside its reading
+IN_FLIGHT = 3  # sessions per CPU: one runs, the others wait for it, so that no core does
 
 
 def connect() -> None:
@@ -56,17 +58,30 @@ def cpus() -> float:
 def map_sessions(function: Callable[[Any], Any], tasks: list[Any]) -> Iterator[Any]:
     """Run `function` over the tasks on all cores and nodes, a Ray task each; results come as they are ready.
 
-    For `synthetic.corpus.render` and `shards.build`. An error of a task is raised here as it was there.
+    For `synthetic.corpus.render` and `shards.build`. Ray has IN_FLIGHT tasks per CPU at a time, so that its memory does not
+    grow with the corpus; nodes that join get theirs. An error of a task is raised here as it was there, and the rest is
+    cancelled. Raises DataError if a worker dies.
     """
     connect()
     run = ray.remote(num_cpus=1, max_retries=2)(function)
-    waiting = [run.remote(task) for task in tasks]
+    rest, waiting = iter(tasks), []
     try:
-        while waiting:
+        while True:
+            room = max(1, int(IN_FLIGHT * cpus())) - len(waiting)
+            waiting += [run.remote(task) for task in itertools.islice(rest, max(0, room))]
+            if not waiting:
+                return
             done, waiting = ray.wait(waiting, num_returns=1)
             yield ray.get(done[0])
     except ray.exceptions.RayTaskError as error:
         raise error.cause if error.cause is not None else error from None
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        raise DataError(
+            f"a worker of Ray died ({type(error).__name__}); finished sessions are kept, so run the same command again"
+        ) from None
+    finally:
+        for task in waiting:
+            ray.cancel(task)
 
 
 def clip_stream(

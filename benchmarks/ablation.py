@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rendered import AUS, CROP, Pool, PoolSpec, predict, render_pool, train
+from rendered import AUS, INPUT, Pool, PoolSpec, predict, render_pool, train
 from transfer import area, balanced_accuracy, interval, mark
 
 from aupipe import metrics
@@ -27,7 +27,6 @@ from aupipe.video import read_frames
 
 WHOLE = PoolSpec(0, 250, 24)
 VAL = PoolSpec(250, 300, 24)
-INPUT = InputSpec(align="face112", crop=CROP, normalise="grey", augment="strong")
 VARIANTS: dict[str, tuple[PoolSpec, InputSpec]] = {
     "the whole": (WHOLE, INPUT),
     "80 subjects, as many frames": (replace(WHOLE, last=80, frames=74), INPUT),
@@ -38,6 +37,7 @@ VARIANTS: dict[str, tuple[PoolSpec, InputSpec]] = {
     "without augmentation": (WHOLE, replace(INPUT, augment="crop")),
     "in colour": (WHOLE, replace(INPUT, normalise="image")),
     "in colour, not normalised": (WHOLE, replace(INPUT, normalise="model")),
+    "96 × 96 pixels": (WHOLE, replace(INPUT, resize=None)),
     "aligned by exact landmarks": (replace(WHOLE, exact=True), INPUT),
 }
 
@@ -79,22 +79,39 @@ def measure(
     seen: NDArray[np.bool_],
     stretches: list[str],
 ) -> list[str]:
-    """Mean AUC on rendered people, then per stretch "AUC (95 % interval), balanced accuracy at the threshold of val"."""
+    """Mean AUC on rendered people, then per stretch "AUC (95 % interval), balanced accuracy at the threshold of val", twice:
+    of the logits, and of logits less half the lower quartile of the session's own, an estimate of the person at rest.
+    """
     model = train(pool, spec, seed=seed)
     known, logits = predict(model, val.faces, spec), predict(model, faces, spec)
     areas = metrics.auc(known, val.labels, np.ones_like(val.labels))
     cells = [f"{np.nanmean(areas):.3f}"]
+    relative = subtract_rest(known, val.session), subtract_rest(logits, np.zeros(len(logits)))
     for stretch in stretches:
         au, frames = stretch.split(":")
         j = AUS.numbers.index(int(au))
         on, off = (mark(part, len(faces)) & seen for part in frames.split("/"))
-        steps = np.quantile(known[:, j], np.linspace(0.02, 0.98, 97))
-        right = [balanced_accuracy(known[:, j], val.labels[:, j], ~val.labels[:, j], t) for t in steps]
-        threshold = steps[int(np.argmax(right))]
         low, high = interval(logits[:, j], on, off)
-        accuracy = balanced_accuracy(logits[:, j], on, off, threshold)
-        cells.append(f"{area(logits[:, j], on, off):.3f} ({low:.2f}–{high:.2f}), {accuracy:.2f}")
+        accuracies = []
+        for scores, real in ((known[:, j], logits[:, j]), (relative[0][:, j], relative[1][:, j])):
+            accuracies.append(balanced_accuracy(real, on, off, choose_threshold(scores, val.labels[:, j])))
+        cells.append(f"{area(logits[:, j], on, off):.3f} ({low:.2f}–{high:.2f}), {accuracies[0]:.2f} / {accuracies[1]:.2f}")
     return cells
+
+
+def choose_threshold(scores: NDArray, labels: NDArray[np.bool_]) -> float:
+    """The one with the best balanced accuracy."""
+    steps = np.quantile(scores, np.linspace(0.02, 0.98, 97))
+    return float(steps[int(np.argmax([balanced_accuracy(scores, labels, ~labels, t) for t in steps]))])
+
+
+def subtract_rest(logits_NM: NDArray, session_N: NDArray) -> NDArray:
+    """Less half the lower quartile of each session's logits, AU by AU."""
+    relative = logits_NM.copy()
+    for session in np.unique(session_N):
+        here = session_N == session
+        relative[here] -= np.quantile(logits_NM[here], 0.25, axis=0) / 2
+    return relative
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from rendered import CROP, Pool, PoolSpec, predict, render_pool, train
+from rendered import INPUT, Pool, PoolSpec, predict, render_pool, train
 
 from aupipe import metrics
-from aupipe.config import InputSpec, SyntheticConfig
+from aupipe.config import SyntheticConfig
 from aupipe.processes import map_processes
 from aupipe.synthetic.corpus import settle
 from aupipe.synthetic.render import prepare_actor
@@ -24,7 +24,6 @@ from aupipe.synthetic.truth import landmarks
 
 MANY, FEW = PoolSpec(0, 80, 48), PoolSpec(0, 20, 192, sessions=8)
 TEST = PoolSpec(400, 460, 24)
-INPUT = InputSpec(align="face112", crop=CROP, normalise="grey", augment="strong")
 EPOCHS, DRAWS = 12, 2000
 NOISE = 0.008  # standard deviation of the landmarks' noise, in inter-ocular distances
 RIDGE = 30.0

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from aupipe import assets, landmarks
+from aupipe import assets, blazemesh
 from aupipe.align import MIRROR_49
+from aupipe.blazemesh import MESH_TO_49, BlazeMesh
 from aupipe.config import SyntheticConfig
-from aupipe.landmarks import MESH_TO_49, BlazeMesh
 from aupipe.synthetic import truth
 from aupipe.synthetic.camera import studio
 from aupipe.synthetic.coordinates import Array, floats
@@ -164,7 +164,7 @@ def _compare_vertices(vertices: NDArray[np.intp], height: int) -> tuple[Array, A
             intensity = floats([4.0 * (au in aus) for au in AUS])
             activation, pose = activate(intensity), Pose(angles)
             image = render_frame(actor, camera, activation, intensity, pose, frame_rng(0, 0, 0, 0))
-            with mock.patch.object(landmarks, "MESH_TO_49", MESH_TO_68):
+            with mock.patch.object(blazemesh, "MESH_TO_49", MESH_TO_68):
                 face = landmarker.find_face(image)
             if face is None:
                 continue

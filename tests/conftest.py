@@ -111,6 +111,9 @@ class StubLandmarker:
             points[:] = 30
         return Face(np.array([10, 10, 54, 54], np.float32), 0.75, points) if image.mean() > 5 else None
 
+    def find_faces(self, image: np.ndarray) -> list[Any]:
+        return [] if (face := self.find_face(image)) is None else [face]
+
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:

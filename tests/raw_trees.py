@@ -17,7 +17,23 @@ TWELVE = (1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26)
 FRAMES = 6
 LEVELS = [0, 1, 2, 3, 5, 4]
 NUMBERS = [b"0", b"1", b"2", b"5", b"6", b"9", b"-1", b"1.0", b"0,0", b"3", b"12", b"", b"1e400", b"999999999", b"x", b"?"]
-PIECES = [b"\n", b"\r", b"\r\n\r\n", b",", b";", b"\t", b'"', b" ", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"-", b".", b"?", b"a"]
+PIECES = [
+    b"\n",
+    b"\r",
+    b"\r\n\r\n",
+    b",",
+    b";",
+    b"\t",
+    b'"',
+    b" ",
+    b"\0",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b"-",
+    b".",
+    b"?",
+    b"a",
+]
 
 
 def add_video(path, frames=FRAMES):

@@ -14,8 +14,10 @@ from aupipe.align import (
     align_face,
     align_template,
     are_plausible,
+    find_warp,
     five_points,
     resize_face,
+    scale_of,
     scheme_of,
     to_ibug49,
     transform_points,
@@ -88,6 +90,74 @@ def test_warp_takes_landmarks_and_pixels_to_the_same_place(name):
     y, x = np.mgrid[: change.shape[0], : change.shape[1]]
     found = np.array([(x * change).sum(), (y * change).sum()]) / change.sum()
     np.testing.assert_allclose(found, transform_points(where[None], face.warp)[0], atol=0.5)
+
+
+def expand(points, scheme):
+    """49 points as 66 or 68: with a jaw, and with the inner mouth corners."""
+    if scheme == "ibug49":
+        return points
+    with_jaw = np.concatenate([points[:17] * 0 + [40, 290], points])
+    return with_jaw if scheme == "ibug66" else np.insert(with_jaw, [60, 63], 3.0, axis=0)
+
+
+@pytest.mark.parametrize("scheme", ["ibug49", "ibug66", "ibug68"])
+@pytest.mark.parametrize(("size", "enlarge"), [(200, 2.9), (112, 2.9), (200, 2.0)])
+def test_square_of_every_scheme_is_computed_by_hand(scheme, size, enlarge):
+    """The published recipe, step by step and in complex numbers: rotate, box of five, scale to size − 1."""
+    points = make_landmarks(4)
+    z = points @ [1, 1j]
+    left, right = z[19:25].mean(), z[25:31].mean()
+    turn = np.conj(right - left) / abs(right - left)
+    level = np.array([left, right, z[13], z[31], z[37]]) * turn
+    extent = max(np.ptp(level.real), np.ptp(level.imag))
+    middle = (level.real.min() + level.real.max() + 1j * (level.imag.min() + level.imag.max())) / 2
+    expected = (size - 1) / (enlarge * extent) * (z * turn - middle) + (size - 1) / 2 * (1 + 1j)
+    face = align_face(IMAGE, expand(points, scheme), scheme, size, enlarge)
+    inner = to_ibug49(face.landmarks, scheme)
+    np.testing.assert_allclose(inner @ [1, 1j], expected, atol=1e-3)
+    assert scale_of(face.warp) == pytest.approx((size - 1) / (enlarge * extent))
+
+
+@pytest.mark.parametrize("name", ["face200", "face112", "prealigned"])
+def test_crop_is_traced_back_to_the_source_by_its_warp(name):
+    """A spot in the source, found in the crop and taken back by the warp as it is stored: in float32."""
+    points, spots = make_landmarks(2), [(150, 140), (175, 165), (140, 190)]
+    for x, y in spots:
+        source = np.full((300, 320, 3), 90, np.uint8)
+        cv2.circle(source, (x, y), 4, (250, 250, 250), -1)
+        face = resize_face(source, 200) if name == "prealigned" else align(name, source, points)
+        weight = np.clip(face.image[..., 0].astype(float) - 129, 0, None)  # nothing but the spot is brighter than the border
+        v, u = np.mgrid[: len(weight), : len(weight)]
+        centre = [[(u * weight).sum() / weight.sum(), (v * weight).sum() / weight.sum()]]
+        stored = face.warp.astype(np.float32).astype(float)
+        np.testing.assert_allclose(transform_points(centre, cv2.invertAffineTransform(stored))[0], [x, y], atol=0.25)
+
+
+@pytest.mark.parametrize("name", ["face200", "face112"])
+@pytest.mark.parametrize("reduced", [2, 4])
+def test_reduced_source_gives_the_same_face(name, reduced):
+    """Of a ramp the mean tells where pixels come from: half a block off would be half a block's rise."""
+    y, x = np.mgrid[:1200, :1280]
+    rise = 0.09 * x + 0.1 * y
+    # A falling one beside the rising one, because all are rounded in one direction; noise, because ties are.
+    ramp = np.stack([8 + rise, 250 - rise, 8 + rise], 2)
+    big = np.rint(ramp + np.random.default_rng(0).normal(0, 2, ramp.shape)).astype(np.uint8)
+    points = 4 * make_landmarks() + 1.5
+    small = np.rint(big.reshape(1200 // reduced, reduced, 1280 // reduced, reduced, 3).mean((1, 3))).astype(np.uint8)
+    face, whole = align(name, small, points, reduced), align(name, big, points)
+    np.testing.assert_array_equal(face.warp, whole.warp)
+    np.testing.assert_array_equal(face.warp, find_warp(name, points))
+    np.testing.assert_array_equal(face.landmarks, whole.landmarks)
+    difference = (face.image.astype(float) - whole.image)[3:-3, 3:-3]
+    assert np.abs(difference).mean() < 1
+    rising, falling = difference.mean((0, 1))[:2]
+    assert abs(rising - falling) / 2 < 0.19 * (reduced - 1) / 2 / 3
+    with pytest.raises(DataError, match="outside"):
+        align(name, small, points + 1280, reduced)
+
+
+def test_scale_is_the_maps_own():
+    assert scale_of(similarity(0.7, 0.31, (5, 6))) == pytest.approx(0.31)
 
 
 def test_source_at_the_right_scale_is_copied_pixel_for_pixel():

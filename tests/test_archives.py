@@ -156,3 +156,25 @@ def test_split_zip():
     assert split_zip("a/b.jpg")[1] == ()
     assert split_zip("a/B.ZIP::c::d.jpg") == (archives.Path("a/B.ZIP"), ("c::d.jpg",))
     assert split_zip("a::b.jpg") == (archives.Path("a::b.jpg"), ()), "only behind a zip is it a mark"
+
+
+def test_a_zip_that_holds_one_folder_stands_for_it(raw, tmp_path):
+    assert archives.unwrap(raw / "F001.zip") == raw / "F001.zip::F001"
+    for whole in (raw / "all.ZIP", raw / "F001.zip::F001", raw / "Frames"):
+        assert archives.unwrap(whole) == whole
+    (tmp_path / "torn.zip").write_bytes(b"PK")
+    assert archives.unwrap(tmp_path / "torn.zip") == tmp_path / "torn.zip"
+
+
+def test_names_that_are_no_text_are_left_out_and_logged(raw, caplog):
+    (raw / os.fsdecode(b"caf\xe9.jpg")).touch()
+    (raw / "café.jpg").touch()
+    assert [e.name for e in list_folder(raw)] == ["all.ZIP", "café.jpg", "F001.zip", "Frames"]
+    assert "its name is no UTF-8 text" in caplog.text
+
+
+def test_a_link_to_itself_is_a_file_that_cannot_be_read(raw):
+    (raw / "Frames/7.jpg").symlink_to("7.jpg")
+    assert list_folder(raw / "Frames")[1] == Entry("7.jpg", raw / "Frames/7.jpg", False)
+    with pytest.raises(DataError, match=r"7\.jpg"):
+        read_bytes(raw / "Frames/7.jpg")

@@ -176,6 +176,11 @@ def test_unknown_treatment_of_the_input_names_the_known_ones(key, known):
         config.InputSpec(**{key: "wild"})
 
 
+def test_a_crop_cannot_be_shrunk_to_more():
+    with pytest.raises(ConfigError, match="a crop of 96 pixels cannot be shrunk to 97; give 1 to 96"):
+        config.InputSpec(align="face112", crop=96, resize=97)
+
+
 def test_unknown_schedule_names_the_known_ones():
     with pytest.raises(ConfigError, match="unknown schedule 'wavy'; known are step, one_cycle"):
         config.OptimiserConfig(name="adam", lr=0.1, schedule="wavy")

@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 
-import numpy as np
 import pyarrow.compute as pc
 import pytest
 

@@ -1,9 +1,7 @@
 """datasets/affwild2: annotations of all challenges, image roots in batches, left and right faces, videos, and damage."""
 
-import re
 import shutil
 
-import numpy as np
 import pytest
 from raw_trees import add_images, add_video, read, zip_folder
 

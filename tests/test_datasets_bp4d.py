@@ -7,8 +7,6 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_datasets import LEGACY_HEADER, add_images, add_labels, legacy_row
 
 from aupipe.config import Corpus
@@ -311,58 +309,3 @@ def test_unreadable_folder_is_reported_and_passed_over(raw, caplog, monkeypatch)
     assert table.num_rows == 16
     assert "T1: Permission denied" in caplog.text
     add_labels(raw, "x", "")
-
-
-DAMAGES = {
-    "cut": lambda data, at: data[: at % (len(data) + 1)],
-    "bytes": lambda data, at: data[: at % (len(data) + 1)] + b"\xff\x00," + data[at % (len(data) + 1) :],
-    "line again": lambda data, at: data + data.splitlines(True)[at % len(data.splitlines(True))],
-    "line gone": lambda data, at: b"".join(
-        line for n, line in enumerate(data.splitlines(True)) if n != at % len(data.splitlines())
-    ),
-    "nine": lambda data, at: data.replace(b"1", b"9", 1),
-    "crlf": lambda data, at: data.replace(b"\n", b"\r\n"),
-}
-
-
-@settings(max_examples=120, deadline=None, derandomize=True, database=None)
-@given(data=st.data())
-def test_no_row_is_lost_whatever_the_tree_and_its_damage(tmp_path_factory, data):
-    """Random subsets of images and labels in a random tree, one of its files damaged: a row for each, or one sentence."""
-    raw = tmp_path_factory.mktemp("random") / "bp4d"
-    tree = TREES[data.draw(st.sampled_from(sorted(TREES)))]
-    sequences, occurrence = tree.get("sequences", "Sequences"), tree.get("occurrence", "AUCoding/AU_OCC")
-    expected = {}
-    for who in data.draw(st.lists(st.sampled_from(["F001/T1", "F001/T10", "M001/T1", "M018/T8"]), unique=True, min_size=1)):
-        images = data.draw(st.sets(st.integers(0, 12), max_size=6))
-        labels = data.draw(st.sets(st.integers(0, 12), max_size=6))
-        expected[tuple(who.split("/"))] = images | labels
-        if images:
-            add_images(raw, who, images, data.draw(st.integers(1, 5)), root=sequences)
-        if labels:
-            rows = [legacy_row(f, AU1=f % 2) for f in sorted(labels)]
-            path = raw / occurrence / f"{who.replace('/', '_')}.csv"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("\n".join([LEGACY_HEADER, *rows]))
-    tables = sorted(raw.rglob("*.csv"))
-    damage = data.draw(st.sampled_from([None, *DAMAGES])) if tables else None
-    if damage:
-        path = data.draw(st.sampled_from(tables))
-        path.write_bytes(DAMAGES[damage](path.read_bytes(), data.draw(st.integers(0, 5000))))
-        del expected[tuple(path.stem.split("_"))]
-    if not damage and not any(expected.values()):
-        with pytest.raises(DataError, match="no corpus in"):
-            manifest(raw)
-        return
-    try:
-        table = manifest(raw)
-    except DataError as error:
-        if not damage or "\n" in str(error):
-            raise
-        return
-    found = {}
-    for subject, session, frame in zip(*(table[c].to_pylist() for c in ("subject", "session", "frame")), strict=True):
-        found.setdefault((subject, session), []).append(frame)
-    for key, frames in expected.items():
-        assert found.get(key, []) == sorted(frames)
-    assert set(table["AU01_c"].to_pylist()) <= {0, 1, None}

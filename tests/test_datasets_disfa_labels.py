@@ -7,21 +7,20 @@ import numpy as np
 import pytest
 from raw_trees import (
     FRAMES,
-    add_images,
     add_labels,
     add_video,
     disfa_tree,
+    levels_of,
     mutate,
     read,
     read_or_complain,
     zip_folder,
-)  # fmt: skip
+)
 from scipy.io import savemat
 
 from aupipe.datasets import build_manifest, get_dataset, survey
 from aupipe.datasets._disfa_tree import parse_landmarks
 from aupipe.datasets.disfa import LOST
-from aupipe.facs import AUSet
 from aupipe.schema import DataError
 
 

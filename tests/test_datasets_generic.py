@@ -2,7 +2,6 @@
 
 import csv
 import io
-import itertools
 import random
 import re
 import unicodedata
@@ -929,6 +928,7 @@ def test_list_of_images_and_facs_strings(tmp_path):
 
 
 # --- anything at all --------------------------------------------------------------------------------------------------
+
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(data=st.data())

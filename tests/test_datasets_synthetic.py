@@ -1,24 +1,34 @@
-"""datasets/: what the generator writes in the layouts of DISFA and Aff-Wild2 comes back as it was made, whole or damaged."""
+"""datasets/: what the generator writes in the layouts of three corpora comes back as it was made, whole or damaged."""
 
 import builtins
 import dataclasses
 import functools
+import importlib
+import json
+import sys
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from raw_trees import TWELVE, read
 
-from aupipe import assets
+from aupipe import assets, shards
 from aupipe.config import SyntheticConfig
 from aupipe.datasets import get_dataset, survey
 from aupipe.facs import AUSet
-from aupipe.synthetic import affwild2_files, corpus, disfa_files
+from aupipe.folds import load_folds
+from aupipe.synthetic import affwild2_files, bp4d_files, corpus, disfa_files
 from aupipe.synthetic.camera import LANDSCAPE
+from aupipe.synthetic.identity import name_subject
 from aupipe.synthetic.render import prepare_actor
 from aupipe.synthetic.rig import AUS
 from aupipe.synthetic.scene import set_scene
 from aupipe.synthetic.truth import landmarks
 
+ROOT = Path(__file__).parents[1]
 SPEC = SyntheticConfig(subjects=3, sessions=1, seconds=0.8, fps=10.0, size=128, seed=5)
 
 
@@ -38,30 +48,78 @@ def render(raw, layout, **changes):
     return corpus.render(dataclasses.replace(SPEC, **changes), raw, layout=layout, map=builtins.map)
 
 
+def columns_of(aus, values, suffix):
+    return {f"AU{au:02d}_{suffix}": int(value) for au, value in zip(aus, values, strict=True)}
+
+
+def bp4d_truth(spec):
+    """(subject, session) → frame → the cells that the generator coded."""
+    for subject in range(spec.subjects):
+        for session in range(1, spec.sessions + 1):
+            scene = set_scene(spec, subject, session)
+            occurrence, levels, unknown = scene.labels()
+            frames = {}
+            for n, (codes, scores, gone) in enumerate(zip(occurrence, levels, unknown, strict=True), scene.uncoded):
+                kept = [m for m, lost in enumerate(np.broadcast_to(gone, len(AUS))) if not lost]
+                scored = [m for m in kept if AUS[m] in bp4d_files.INTENSITY_AUS]
+                frames[n] = columns_of([AUS[m] for m in kept], codes[kept], "c")
+                frames[n] |= columns_of([AUS[m] for m in scored], scores[scored], "r")
+            yield (name_subject(subject), f"T{session}"), frames
+
+
+def disfa_truth(spec):
+    """The same of both cameras; the last person's labels lack a row."""
+    for subject in range(spec.subjects):
+        scene = set_scene(spec, subject, 1, sessions=spec.sessions, aspect=LANDSCAPE)
+        levels = disfa_files.read_levels(scene)[: scene.frames - (subject == spec.subjects - 1)]
+        occurrence = scene.labels()[0]
+        frames = {}
+        for n, scores in enumerate(levels, 1):
+            frames[n] = columns_of(disfa_files.CODED_AUS, scores, "r")
+            frames[n] |= columns_of(disfa_files.CODED_AUS, scores >= 2, "c") | columns_of(AUS, occurrence[n - 1], "c")
+        for camera in ("left", "right"):
+            yield (f"SN{subject + 1:03d}", camera), frames
+
+
+def affwild2_truth(spec):
+    for subject in range(spec.subjects):
+        for session in range(1, spec.sessions + 1):
+            scene = set_scene(spec, subject, session)
+            gone, frames = affwild2_files.leave_uncoded(scene), {}
+            for n, codes in enumerate(scene.labels()[0]):
+                frames[n + 1] = {} if gone[n] else columns_of(AUS, codes, "c")
+            name = affwild2_files.name_video(spec, subject, session, 10.0)
+            yield (name.removesuffix("_left").removesuffix("_right"), name), frames
+
+
+TRUTH = {"affwild2": affwild2_truth, "bp4d": bp4d_truth, "disfa": disfa_truth}
+CODED = {"affwild2": affwild2_files.CODED_AUS, "bp4d": AUS, "disfa": disfa_files.CODED_AUS}
+
+
+def check_labels(table, layout, spec, sessions=None):
+    """Every cell of a manifest or of shards is what the generator coded, or null; returns how many are not null."""
+    truth, coded = dict(TRUTH[layout](corpus.settle(spec, layout))), 0
+    rows = table.select([c for c in table.column_names if c in ("subject", "session", "frame") or c.startswith("AU")])
+    found = set()
+    for row in rows.to_pylist():
+        key = row.pop("subject"), row.pop("session")
+        found.add(key)
+        expected = truth[key].get(row.pop("frame"), {})
+        assert row == {name: expected.get(name) if int(name[2:4]) in CODED[layout] else None for name in row}
+        coded += sum(value is not None for value in row.values())
+    assert found == (truth.keys() if sessions is None else {key for key in truth if key[1] in sessions})
+    return coded
+
+
 def test_disfa_comes_back(tmp_path):
     render(tmp_path, "disfa", right_camera=True)
     table = read("disfa", tmp_path, aus=AUSet(TWELVE), camera="both")
-    for au in set(TWELVE) - set(disfa_files.CODED_AUS):  # of which there are no files
-        assert table[f"AU{au:02d}_c"].null_count == table[f"AU{au:02d}_r"].null_count == table.num_rows
-    start = 0
-    for subject in range(3):
-        scene = set_scene(corpus.settle(SPEC, "disfa"), subject, 1, aspect=LANDSCAPE)
-        occurrence, levels, _ = scene.labels()
-        for camera in ("left", "right"):
-            rows = table.slice(start, scene.frames)
-            start += scene.frames
-            assert set(rows["subject"].to_pylist()) == {f"SN{subject + 1:03d}"}
-            assert set(rows["session"].to_pylist()) == {camera}
-            assert rows["frame"].to_pylist() == list(range(1, scene.frames + 1))
-            assert rows["index"].to_pylist() == list(range(scene.frames))
-            assert rows["source"].null_count == 0
-            coded = scene.frames - (subject == 2)  # the last person's labels lack a row
-            tail = [None] * (scene.frames - coded)
-            for au in set(disfa_files.CODED_AUS) & set(AUS):  # the others are by-products of these
-                column = AUS.index(au)
-                assert rows[f"AU{au:02d}_r"].to_pylist() == [*levels[:coded, column].tolist(), *tail]
-                assert rows[f"AU{au:02d}_c"].to_pylist() == [*occurrence[:coded, column].tolist(), *tail]
-    assert start == table.num_rows
+    for key, _ in disfa_truth(corpus.settle(SPEC, "disfa")):
+        rows = of(of(table, "subject", key[0]), "session", key[1])
+        assert rows["frame"].to_pylist() == list(range(1, rows.num_rows + 1))
+        assert rows["index"].to_pylist() == list(range(rows.num_rows))
+        assert rows["source"].null_count == 0
+    assert check_labels(table, "disfa", SPEC) == 2 * 12 * (table.num_rows - 2)  # a row of the last person's, twice
 
 
 def test_the_landmarks_of_disfa_come_back(tmp_path):
@@ -88,29 +146,53 @@ def of(table, column, value):
 def test_affwild2_comes_back(tmp_path):
     render(tmp_path, "affwild2", sessions=2)
     table = read("affwild2", tmp_path, aus=AUSet((*affwild2_files.CODED_AUS, 9)))
-    assert table["AU09_c"].null_count == table.num_rows
     spec = corpus.settle(dataclasses.replace(SPEC, sessions=2), "affwild2")
-    names = {
-        affwild2_files.name_video(spec, subject, session, 10.0): (subject, session)
-        for subject in range(3)
-        for session in (1, 2)
-    }
-    assert set(table["session"].to_pylist()) == set(names)
-    uncoded = 0
-    for name, (subject, session) in names.items():
-        rows = of(table, "session", name)
-        scene = set_scene(spec, subject, session)
-        occurrence, unknown = scene.labels()[0], affwild2_files.leave_uncoded(scene)
-        assert rows["frame"].to_pylist() == list(range(1, scene.frames + 1))
-        assert [source is None for source in rows["source"].to_pylist()] == affwild2_files.lose_crops(scene).tolist()
-        assert set(rows["subject"].to_pylist()) == {name.removesuffix("_left").removesuffix("_right")}
-        assert set(rows["split"].to_pylist()) == {"val" if subject == 2 else "train"}
-        for au in affwild2_files.CODED_AUS:
-            truth = [None if gone else on for on, gone in zip(occurrence[:, AUS.index(au)].tolist(), unknown, strict=True)]
-            assert rows[f"AU{au:02d}_c"].to_pylist() == truth
-            assert rows[f"AU{au:02d}_r"].null_count == scene.frames
-        uncoded += int(unknown.sum())
-    assert 0 < uncoded < table.num_rows
+    for subject in range(3):
+        for session in (1, 2):
+            rows = of(table, "session", affwild2_files.name_video(spec, subject, session, 10.0))
+            scene = set_scene(spec, subject, session)
+            assert rows["frame"].to_pylist() == list(range(1, scene.frames + 1))
+            assert [source is None for source in rows["source"].to_pylist()] == affwild2_files.lose_crops(scene).tolist()
+            assert set(rows["split"].to_pylist()) == {"val" if subject == 2 else "train"}
+    assert 0 < check_labels(table, "affwild2", spec) < 12 * table.num_rows
+
+
+@pytest.mark.parametrize("layout", ["bp4d", "disfa", "affwild2"])
+def test_through_the_doors_labels_equal_the_truth(tmp_path, monkeypatch, layout):
+    """Raw tree → inventory → manifest → shards → folds, as `dvc repro` runs them; every cell of the shards is compared."""
+    changes = {"subjects": 6, "sessions": 2, "size": 64, "uncoded": 1}
+    name = f"synthetic-{layout}"
+    render(tmp_path / "raw" / name, layout, **changes)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AUPIPE_RAW", "raw")
+    monkeypatch.setattr(shards, "map_processes", builtins.map)
+    values = {"landmarks": "prealigned", "align": "[face112]", "folds.val_fraction": 0.5}
+    common = ["--corpus", name, "--params", str(ROOT / "params.yaml")]
+    common += [word for key, value in values.items() for word in ("--set", f"corpora.{name}.{key}={value}")]
+    for door in ("inventory", "manifest", "shards", "folds"):
+        monkeypatch.setattr(sys, "argv", [door, *common, *(["--local"] if door == "shards" else [])])
+        importlib.import_module(f"pipelines.{door}").main()
+    index = shards.load_index(tmp_path / "data/shards" / name)
+    table = pa.concat_tables([pq.read_table(tmp_path / "data/shards" / name / e["path"]) for e in index["sessions"]])
+    spec = dataclasses.replace(SPEC, **changes)
+    cameras = {"left"} if layout == "disfa" else None
+    assert check_labels(table, layout, spec, cameras) > table.num_rows
+    manifest = pq.read_table(tmp_path / f"data/manifest/{name}.parquet")
+    assert table.num_rows == manifest.num_rows
+    report = json.loads((tmp_path / f"data/manifest/{name}.json").read_text())
+    assert report["labelled"] == sum(any(row.values()) or None not in row.values() for row in occurrences(manifest))
+    folds = load_folds(tmp_path / f"data/folds/{name}.json")
+    assert len(folds) == (1 if layout == "affwild2" else 3)
+    for fold in folds.values():
+        assert sorted([*fold.train, *fold.val, *fold.test]) == sorted(set(table["subject"].to_pylist()))
+        rows = manifest.filter(pc.is_in(manifest["subject"], pa.array(fold.train)))
+        values = [rows[c].drop_null().to_pylist() for c in rows.column_names if c.endswith("_c")]
+        assert fold.stats.n_M.tolist() == [len(column) for column in values]
+        np.testing.assert_allclose(fold.stats.rate_M, [np.mean(column) if column else np.nan for column in values])
+
+
+def occurrences(table):
+    return table.select([c for c in table.column_names if c.endswith("_c")]).to_pylist()
 
 
 @pytest.mark.parametrize(("layout", "subjects", "sessions"), [("disfa", 20, 1), ("affwild2", 5, 5)])

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "aupipe"
 
 FLOOR_0 = {"facs", "schema", "values", "config"}
 LEFT = {"archives", "assets", "processes", "datasets", "synthetic", "video", "images"}
-LEFT |= {"landmarks", "align", "shards", "folds", "leaks", "census", "check", "clips"}
+LEFT |= {"landmarks", "blazemesh", "faces", "align", "shards", "folds", "leaks", "census", "check", "clips"}
 RIGHT = {"models", "losses", "metrics", "pixels"}
 FLOOR_2 = {"loop", "checkpoint", "predictor"}
 FLOOR_3 = {"stream", "trainer", "tracking", "report", "inspection"}
@@ -26,8 +26,9 @@ FLOORS |= {**dict.fromkeys(FLOOR_3, 3), "cli": 4}
 THIRD_PARTY = {
     "numpy": set(FLOORS),
     "pyarrow": set(FLOORS),
-    "cv2": {"images", "align", "landmarks", "shards", "leaks", "clips", "synthetic"},
+    "cv2": {"images", "align", "blazemesh", "shards", "leaks", "clips", "synthetic"},
     "av": {"video"},
+    "ai_edge_litert": {"blazemesh"},
     "h5py": {"datasets", "synthetic"},
     "scipy": {"datasets", "synthetic"},
     "sklearn": {"folds"},

@@ -93,6 +93,57 @@ def test_transparent_image_is_turned_upright_too(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
 
 
+def smooth_image(height, width):
+    noise = np.random.default_rng(0).integers(0, 256, (height // 16, width // 16, 3), np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.mark.parametrize("flags", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)])
+@pytest.mark.parametrize(("min_scale", "reduced"), [(1, 1), (0.51, 1), (0.5, 2), (0.26, 2), (0.25, 4), (0.1, 8), (0, 8)])
+def test_jpeg_comes_as_the_means_of_whole_blocks(tmp_path, min_scale, reduced, flags):
+    image = smooth_image(320, 480)
+    encode(tmp_path, "a.jpg", image[..., ::-1], cv2.IMWRITE_JPEG_QUALITY, 95, *flags)
+    picture = FrameReader(tmp_path).read("a.jpg", None, min_scale=min_scale)
+    assert (picture.reduced, picture.mode) == (reduced, "rgb")
+    blocks = read_image(tmp_path / "a.jpg").reshape(320 // reduced, reduced, 480 // reduced, reduced, 3).mean((1, 3))
+    assert np.abs(picture.image - blocks).mean() < 1
+    if reduced > 1:
+        assert np.abs(picture.image[:, 1:] - blocks[:, :-1]).mean() > 3, "a shift by a block would show"
+
+
+@pytest.mark.parametrize(("size", "min_side", "reduced"), [
+    ((320, 480), 120, 4), ((320, 480), 121, 2), ((320, 480), 481, 1), ((480, 320), 120, 4),
+    ((320, 484), 0, 4), ((322, 484), 0, 2), ((321, 480), 0, 1),
+])  # fmt: skip
+def test_jpeg_is_reduced_by_what_divides_its_sides_and_leaves_enough(tmp_path, size, min_side, reduced):
+    encode(tmp_path, "a.jpg", cv2.resize(smooth_image(320, 480), size[::-1]))
+    picture = FrameReader(tmp_path).read("a.jpg", None, min_scale=0, min_side=min_side)
+    assert picture.reduced == reduced
+    assert picture.image.shape[:2] == (size[0] // reduced, size[1] // reduced)
+
+
+def test_only_jpegs_are_reduced(tmp_path):
+    for name in ("a.png", "a.webp", "a.bmp"):
+        encode(tmp_path, name, smooth_image(320, 480))
+        assert FrameReader(tmp_path).read(name, None, min_scale=0).reduced == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_reduced_jpeg_is_turned_upright_in_every_mode(tmp_path, mode):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(smooth_image(320, 480)).convert(mode).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    whole, picture = read_image(tmp_path / "a.jpg"), FrameReader(tmp_path).read("a.jpg", None, min_scale=0.5)
+    assert picture.image.shape == (240, 160, 3)
+    assert picture.mode == {"L": "grey", "CMYK": "cmyk", "RGB": "rgb"}[mode]
+    assert np.abs(picture.image - whole.reshape(240, 2, 160, 2, 3).mean((1, 3))).mean() < 1
+
+
+def test_cut_off_jpeg_is_unreadable_at_any_size(tmp_path):
+    path = cut(encode(tmp_path, "a.jpg", smooth_image(320, 480)), 0.6)
+    assert FrameReader(tmp_path).read(path.name, None, min_scale=0).status == "unreadable"
+
+
 def with_exif(data, payload):
     """A JPEG with an Exif block right behind its start marker."""
     block = b"Exif\0\0" + payload

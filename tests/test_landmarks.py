@@ -1,187 +1,112 @@
-"""landmarks.py on drawn faces and on none: where, how many, how sure, and never by what came before."""
+"""landmarks.py: landmarkers by their names, one's own among them, and the face that a session is about."""
 
-import cv2
+import sys
+
 import numpy as np
 import pytest
 
-from aupipe import assets, landmarks
-from aupipe.align import MIRROR_49, five_points
-from aupipe.landmarks import BlazeMesh, load_landmarker
+from aupipe.blazemesh import BlazeMesh, BlazeMeshLiteRT, BlazeMeshTiles
+from aupipe.config import LANDMARKS, Corpus
+from aupipe.landmarks import Face, Follower, Landmarker, load_landmarker
 from aupipe.schema import ConfigError, DataError
 
+PLUGIN = """
+import numpy as np
+from aupipe.landmarks import Face, Landmarker
 
-def draw_face(canvas, x, y, half_width):
-    """A simple frontal face, drawn into `canvas`; its eyes lie at y − 0.15 and x ± 0.3 half widths."""
+class Corners(Landmarker):
+    name, fingerprint = "corners", "1"
 
-    def ellipse(dx, dy, rx, ry, colour, start=0, end=360, thick=0.0):
-        centre = (round((x + dx * half_width) * 16), round((y + dy * half_width) * 16))
-        axes = (round(rx * half_width * 16), round(ry * half_width * 16))
-        width = max(1, round(thick * half_width)) if thick else -1
-        cv2.ellipse(canvas, centre, axes, 0, start, end, colour, width, cv2.LINE_AA, 4)
+    def find_faces(self, image):
+        box = np.array([0, 0, image.shape[1], image.shape[0]], np.float32)
+        return [Face(box, 0.5, np.zeros((49, 2), np.float32))]
 
-    ellipse(0, -0.15, 0.85, 1.15, (60, 40, 30))
-    ellipse(0, 0, 0.72, 1.0, (214, 168, 140))
-    for side in (-0.3, 0.3):
-        ellipse(side, -0.15, 0.15, 0.07, (245, 245, 245))
-        ellipse(side, -0.15, 0.06, 0.065, (60, 40, 30))
-        ellipse(side, -0.15, 0.17, 0.09, (90, 60, 50), 180, 360, 0.02)
-        ellipse(side, -0.30, 0.2, 0.07, (70, 45, 35), 200, 340, 0.05)
-        ellipse(side * 0.3, 0.22, 0.04, 0.025, (120, 70, 60))
-    ellipse(0, 0.2, 0.13, 0.06, (190, 135, 110), 0, 180, 0.02)
-    ellipse(0, 0.5, 0.25, 0.08, (180, 80, 80))
-    return canvas
+class Unfinished(Landmarker):
+    name = "unfinished"
+
+class Other:
+    pass
+"""
 
 
-def grey(height=480, width=640):
-    return np.full((height, width, 3), 128, np.uint8)
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    (tmp_path / "my_faces.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "my_faces"
+    sys.modules.pop("my_faces", None)
+    load_landmarker.cache_clear()
 
 
-@pytest.fixture(scope="module")
-def mesh():
-    return load_landmarker("blazemesh")
-
-
-@pytest.mark.parametrize(("x", "y", "half_width"), [(320, 250, 120), (150, 150, 80), (480, 300, 160)])
-def test_face_is_found_where_it_is(mesh, x, y, half_width):
-    face = mesh.find_face(draw_face(grey(), x, y, half_width))
-    assert face is not None
-    assert 0.5 <= face.confidence <= 1
-    assert face.landmarks.shape == (49, 2)
-    assert face.landmarks.dtype == np.float32
-    left, right, nose, mouth_left, mouth_right = five_points(face.landmarks)
-    near = 0.12 * half_width
-    np.testing.assert_allclose(left, [x - 0.3 * half_width, y - 0.15 * half_width], atol=near)
-    np.testing.assert_allclose(right, [x + 0.3 * half_width, y - 0.15 * half_width], atol=near)
-    np.testing.assert_allclose((mouth_left + mouth_right) / 2, [x, y + 0.5 * half_width], atol=near)
-    assert left[1] < nose[1] < mouth_left[1]
-    assert (face.box[:2] <= face.landmarks.min(0)).all()
-    assert (face.box[2:] >= face.landmarks.max(0)).all()
-
-
-def test_points_are_in_the_order_of_the_scheme(mesh):
-    points = mesh.find_face(draw_face(grey(), 320, 240, 140)).landmarks
-    # A drawn face is its own mirror image, so every point has its partner on the other side.
-    np.testing.assert_allclose(points, (points * [-1, 1] + [640, 0])[MIRROR_49], atol=14)
-    assert (np.diff(points[:10, 0]) > 0).all(), "brows from left to right"
-    assert (np.diff(points[10:14, 1]) > 0).all(), "the nose from top to tip"
-    assert (np.diff(points[14:19, 0]) > 0).all(), "nostrils from left to right"
-    for start, upper, lower in ((19, (1, 2), (5, 4)), (25, (1, 2), (5, 4))):
-        for above, below in zip(upper, lower, strict=True):
-            assert points[start + above, 1] < points[start + below, 1]
-    assert (np.diff(points[31:38, 0]) > 0).all(), "the upper lip from left to right"
-    assert (np.diff(points[38:43, 0]) < 0).all(), "and the lower one back"
-    assert (np.diff(points[43:46, 0]) > 0).all()
-    assert (np.diff(points[46:49, 0]) < 0).all()
-
-
-@pytest.mark.parametrize("angle", [-40, -20, 20, 40])
-def test_tilted_face_keeps_its_points(mesh, angle):
-    upright = draw_face(grey(), 320, 240, 120)
-    turn = cv2.getRotationMatrix2D((320, 240), angle, 1.0)
-    tilted = cv2.warpAffine(upright, turn, (640, 480), borderValue=(128, 128, 128))
-    expected = mesh.find_face(upright).landmarks @ turn[:, :2].T + turn[:, 2]
-    assert np.abs(mesh.find_face(tilted).landmarks - expected).mean() < 6
-
-
-def test_size_of_the_image_does_not_matter(mesh):
-    small = mesh.find_face(draw_face(grey(), 320, 240, 120)).landmarks
-    large = mesh.find_face(draw_face(grey(1440, 1920), 960, 720, 360)).landmarks
-    assert np.abs(large / 3 - small).mean() < 3
-    portrait = mesh.find_face(draw_face(grey(640, 480), 240, 320, 120)).landmarks
-    assert np.abs(portrait - small - [-80, 80]).mean() < 3
-
-
-def test_every_face_is_listed_and_the_largest_chosen(mesh):
-    image = draw_face(draw_face(grey(), 170, 250, 90), 460, 250, 130)
-    faces = mesh.find_faces(image)
-    assert len(faces) == 2
-    assert faces[0].confidence >= faces[1].confidence
-    assert mesh.find_face(image).area == max(face.area for face in faces)
-    assert mesh.find_face(image).landmarks[:, 0].mean() > 350
-    assert mesh.find_face(image[:, ::-1].copy()).landmarks[:, 0].mean() < 290
-
-
-def test_nothing_is_found_where_there_is_none(mesh):
-    rng = np.random.default_rng(0)
-    images = [grey(), np.zeros((480, 640, 3), np.uint8), np.full((33, 500, 3), 255, np.uint8), grey(1, 1), grey(2, 3000)]
-    images += [rng.integers(0, 256, (240, 320, 3), np.uint8) for _ in range(20)]
-    for image in images:
-        assert mesh.find_face(image) is None
-        assert mesh.find_faces(image) == []
-
-
-def test_result_depends_on_the_image_alone(mesh):
-    images = [draw_face(grey(), 250 + 40 * i, 240, 90 + 15 * i) for i in range(4)] + [grey()]
-    copies = [image.copy() for image in images]
-    forwards = [mesh.find_face(image) for image in images]
-    backwards = [BlazeMesh().find_face(image) for image in reversed(images)][::-1]
-    assert forwards[-1] is None
-    assert backwards[-1] is None
-    for one, other in zip(forwards[:-1], backwards[:-1], strict=True):
-        np.testing.assert_array_equal(one.landmarks, other.landmarks)
-        assert one.confidence == other.confidence
-    for image, copy in zip(images, copies, strict=True):
-        np.testing.assert_array_equal(image, copy)
-
-
-def test_view_of_an_array_is_read_like_a_copy(mesh):
-    image = draw_face(grey(), 320, 240, 120)
-    view = image[:, ::-1][:, ::-1]
-    np.testing.assert_array_equal(mesh.find_face(view).landmarks, mesh.find_face(image).landmarks)
-
-
-def test_anchors_are_the_centres_of_two_maps():
-    anchors = landmarks._anchors()
-    assert anchors.shape == (896, 2)
-    np.testing.assert_allclose(anchors[0], [1 / 32, 1 / 32])
-    np.testing.assert_allclose(anchors[1], anchors[0])
-    np.testing.assert_allclose(anchors[2], [3 / 32, 1 / 32])  # along x first
-    np.testing.assert_allclose(anchors[512:518], [[1 / 16, 1 / 16]] * 6)
-    np.testing.assert_allclose(anchors[-1], [15 / 16, 15 / 16])
-
-
-def test_decoding_adds_the_anchor_and_keeps_what_scores():
-    raw, logits = np.zeros((896, 16)), np.full((896, 1), -10.0)
-    raw[512] = [12.8, -6.4, 64, 32, *range(12)]
-    logits[512] = 3
-    boxes, keypoints, scores = landmarks._decode(raw, logits)
-    centre, half = np.array([1 / 16 + 0.1, 1 / 16 - 0.05]), np.array([0.25, 0.125])
-    np.testing.assert_allclose(boxes, [[*(centre - half), *(centre + half)]])
-    np.testing.assert_allclose(keypoints[0, 1], 1 / 16 + np.array([2, 3]) / 128)
-    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-3)))
-
-
-def test_overlapping_boxes_become_their_weighted_mean():
-    boxes = np.array([[0.1, 0.1, 0.5, 0.5], [0.6, 0.6, 0.9, 0.9], [0.12, 0.1, 0.52, 0.5], [0.3, 0.3, 0.3, 0.3]])
-    keypoints, scores = np.zeros((4, 6, 2)), np.array([0.6, 0.8, 0.9, 0.7])
-    keypoints[0] = 1
-    merged = landmarks._merge_overlapping(boxes, keypoints, scores)
-    assert [score for *_, score in merged] == [0.9, 0.8, 0.7]
-    np.testing.assert_allclose(merged[0][0], (0.9 * boxes[2] + 0.6 * boxes[0]) / 1.5)
-    np.testing.assert_allclose(merged[0][1], 0.4)
-    np.testing.assert_allclose(merged[1][0], boxes[1])
-    assert landmarks._merge_overlapping(boxes[:0], keypoints[:0], scores[:0]) == []
-
-
-def test_landmarker_is_named_cached_and_fingerprinted(mesh, tmp_path, monkeypatch):
-    assert mesh.name == "blazemesh"
-    assert load_landmarker("blazemesh") is mesh
-    assert mesh.fingerprint == BlazeMesh().fingerprint
-    assert len(mesh.fingerprint) == 64
-    paths = (tmp_path / "a", tmp_path / "b")
-    for path in paths:
-        path.write_bytes(b"other")
-    monkeypatch.setattr(assets, "face_models", lambda: paths)
-    assert BlazeMesh().fingerprint != mesh.fingerprint
-    with pytest.raises(ConfigError, match="blazemesh"):
+def test_landmarkers_go_by_their_names():
+    for kind in (BlazeMesh, BlazeMeshTiles, BlazeMeshLiteRT):
+        assert type(load_landmarker(kind.name)) is kind
+        assert load_landmarker(kind.name) is load_landmarker(kind.name), "one per process: networks are read once"
+    assert {kind.name for kind in (BlazeMesh, BlazeMeshTiles, BlazeMeshLiteRT)} < set(LANDMARKS)
+    with pytest.raises(ConfigError, match=r"'dlib'.*blazemesh-tiles"):
         load_landmarker("dlib")
 
 
-def test_model_that_does_not_run_is_one_sentence(tmp_path, monkeypatch):
-    detector, mesh_model = assets.face_models()
-    broken = tmp_path / "broken.tflite"
-    broken.write_bytes(detector.read_bytes()[:1000])
-    for paths in ((broken, mesh_model), (mesh_model, detector), (tmp_path / "absent", mesh_model)):
-        monkeypatch.setattr(assets, "face_models", lambda paths=paths: paths)
-        with pytest.raises(DataError, match="aupipe assets"):
-            BlazeMesh().find_face(grey())
+def test_landmarker_of_ones_own_is_imported(plugin):
+    landmarker = load_landmarker(f"{plugin}:Corners")
+    assert landmarker.fingerprint == "1"
+    assert landmarker.find_face(np.zeros((4, 6, 3), np.uint8)).box.tolist() == [0, 0, 6, 4]
+    assert Corpus(layout="bp4d", aus=(1,), landmarks=f"{plugin}:Corners").landmarks == "my_faces:Corners"
+
+
+@pytest.mark.parametrize("name", ["my_faces:Absent", "absent_package:Corners", "my_faces:", ":Corners", "my_faces:Other",
+                                  "my_faces:np", "os:getcwd"])  # fmt: skip
+def test_what_is_no_landmarker_is_one_sentence(plugin, name):
+    with pytest.raises(ConfigError, match=name):
+        load_landmarker(name)
+
+
+def test_landmarker_without_its_parts_is_refused(plugin):
+    with pytest.raises(ConfigError, match=r"Unfinished.*fingerprint"):
+        load_landmarker(f"{plugin}:Unfinished")
+
+
+def make_face(x, side, confidence=0.9, points=49):
+    return Face(np.array([x, 0, x + side, side], np.float32), confidence, np.full((points, 2), x, np.float32))
+
+
+def follow(*frames):
+    follower = Follower()
+    return [None if (face := follower.choose(faces)) is None else face.landmarks[0, 0] for faces in frames]
+
+
+def test_largest_face_is_chosen_first_and_none_of_none():
+    assert follow([make_face(0, 50, 0.99), make_face(200, 80, 0.6)], []) == [200, None]
+
+
+def test_face_is_followed_where_two_are_alike():
+    both = [make_face(0, 80), make_face(200, 82)]
+    assert follow(both) == [200]
+    assert follow([make_face(0, 80)], both, both[::-1]) == [0, 0, 0], "whoever is named first"
+    assert follow([make_face(0, 80)], [], both) == [0, None, 0], "and after a frame without a face"
+    moved = [[make_face(20 * n, 80), make_face(300 - 20 * n, 85)] for n in range(6)]
+    assert follow([make_face(0, 80)], *moved) == [0, 0, 20, 40, 60, 80, 100]
+
+
+def test_bystander_is_not_followed_for_ever():
+    main, bystander = make_face(0, 100), make_face(200, 60)
+    assert follow([main, bystander], [bystander], [main, bystander]) == [0, 200, 0], "less than half as large"
+
+
+def test_choice_does_not_depend_on_the_order_within_a_frame():
+    rng = np.random.default_rng(0)
+    frames = [[make_face(x, side) for x, side in rng.uniform(20, 90, (4, 2))] for _ in range(30)]
+    assert follow(*frames) == follow(*[faces[::-1] for faces in frames])
+
+
+def test_landmarks_of_another_scheme_are_refused():
+    with pytest.raises(DataError, match=r"\(68, 2\).*ibug49"):
+        Follower().choose([make_face(0, 50, points=68)])
+
+
+def test_face_of_a_reduced_image_lies_at_the_centres_of_blocks():
+    face = make_face(10, 20).of_source(4)
+    assert face.box.tolist() == [41.5, 1.5, 121.5, 81.5]
+    assert face.landmarks[0].tolist() == [41.5, 41.5]
+    assert face.landmarks.dtype == face.box.dtype == np.float32
+    assert issubclass(BlazeMesh, Landmarker)

@@ -1,5 +1,7 @@
 """pixels.py: crops as drawn, normalisation by the model or the image, augmentation as a function of a clip's own seed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -111,12 +113,29 @@ def test_augmentation_blurs_covers_and_greys_its_share_of_clips():
     assert (spread < 1e-5).float().mean() == pytest.approx(0.3, abs=0.08)
 
 
+def test_a_crop_is_shrunk_by_the_means_of_areas():
+    frames = torch.rand(2, 3, 1, 96, 96)
+    small = pixels.shrink(frames, 32)
+    torch.testing.assert_close(small, frames.unflatten(-1, (32, 3)).unflatten(-3, (32, 3)).mean((-1, -3)))
+    assert pixels.shrink(frames, None) is frames
+
+
+@pytest.mark.parametrize("resize", [None, 64])
+def test_prediction_reads_faces_as_validation_does(batch, resize):
+    spec = InputSpec(align="face112", crop=96, resize=resize, normalise="grey", augment="strong")
+    centred = replace(batch, crop_B2=np.full_like(batch.crop_B2, 8), mirror_B=np.zeros_like(batch.mirror_B))
+    frames = pixels.read_frames(centred, make_model(), spec, "cpu", train=False)
+    faces = torch.from_numpy(batch.frames_BTHWC).flatten(0, 1)
+    torch.testing.assert_close(pixels.read_middle(faces, make_model(), spec), frames.flatten(0, 1))
+
+
 def test_only_training_is_augmented(batch):
-    spec = InputSpec(align="face112", crop=96, normalise="grey", augment="strong")
+    spec = InputSpec(align="face112", crop=96, resize=64, normalise="grey", augment="strong")
     model = make_model()
     seen = pixels.read_frames(batch, model, spec, "cpu", train=False)
-    plain = pixels.read_frames(batch, model, InputSpec(align="face112", crop=96, normalise="grey"), "cpu", train=False)
+    plain = pixels.read_frames(batch, model, replace(spec, augment="crop"), "cpu", train=False)
     assert torch.equal(seen, plain)
+    assert seen.shape[-2:] == (64, 64)
     changed = pixels.read_frames(batch, model, spec, "cpu", train=True)
     assert changed.shape == seen.shape
     assert not torch.allclose(changed, seen, atol=0.1)

@@ -5,11 +5,13 @@ What is there is found by looking at the disk once more, by names alone. `make s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +33,10 @@ PICTURE = b"\xff\xd8 an image, which no manifest looks into \xff\xd9"
 
 @dataclass(frozen=True)
 class Layout:
-    """A layout of images and labels. who: its recordings, "subject/session", and what the patterns know of them.
+    """A layout of images and labels. who: its recordings, "subject/session".
 
     images, labels: where they are written, and the patterns by which they are found again, with the groups subject, session
-    and frame. plain: how a label file is read; row: what it has for frame n. zips: folders that may be in a zip of their name.
+    and frame. plain: how a label file is read; row: what it has for frame n. zips: folders that may be in a zip.
     """
 
     name: str
@@ -84,9 +86,9 @@ LAYOUTS = {
         Layout(
             "affwild2", ("v/v", "w/w_left", "w/w_right"),
             "cropped_aligned/{session}/{n:05d}.jpg",
-            r"cropped_aligned/(?P<session>[vw](_left|_right)?)(\.zip::[vw](_left|_right)?)?/(?P<frame>\d+)\.jpg",
+            r"cropped_aligned/(?P<session>[^/]+?)(\.zip::[^/]+)?/(?P<frame>\d+)\.jpg",
             "annotations/AU_Set/Train_Set/{session}.txt",
-            r"annotations/AU_Set/Train_Set/(?P<session>[vw](_left|_right)?)\.txt",
+            r"annotations/AU_Set/Train_Set/(?P<session>[^/]+)\.txt",
             "AU1,AU4,AU12\n", lambda rng, n: rng.choice(["-1,-1,-1", "0,1,0", "1,1,1", "0,0,0"]),
             affwild2_rows, r"[vw](_left|_right)?", True,
         ),
@@ -135,7 +137,8 @@ def hurt(raw: Path, layout: Layout, rng: random.Random) -> None:
         path = table
     damage = rng.choice(DAMAGES)
     if damage == "zipped":
-        if re.fullmatch(layout.zips, folder.name) and any(p.is_file() for p in folder.rglob("*")):
+        names = [os.fsencode(p).isascii() for p in folder.rglob("*") if p.is_file()]
+        if re.fullmatch(layout.zips, folder.name) and names and all(names):
             zip_folder(folder)
     elif damage in ON_FILES:
         ON_FILES[damage](path, rng)
@@ -167,7 +170,7 @@ def _as_folder(path: Path, rng: random.Random) -> None:
 
 def _beside_mac(folder: Path, path: Path) -> None:
     (folder / "__MACOSX").mkdir(exist_ok=True)
-    shutil.copy(path, folder / "__MACOSX" / path.name)
+    (folder / "__MACOSX" / path.name).write_bytes(b"\0")
 
 
 ON_FILES: dict[str, Callable[[Path, random.Random], object]] = {
@@ -202,17 +205,31 @@ DAMAGES = (*ON_FILES, *STRAYS, "zipped", "zipped", "folder gone")
 
 
 def on_disk(raw: Path) -> dict[str, bytes]:
-    """Every file, in zips too, by its path; a link that leads nowhere is an empty one. Damaged zips hold none."""
+    """Every file, in zips too, by its path; a link that leads nowhere is an empty one. Damaged zips hold none, and what file
+    managers leave behind is none.
+    """
     found = {}
     for path in sorted(raw.rglob("*")):
+        if any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(raw).parts):
+            continue
         name = os.fsencode(path.relative_to(raw)).decode("latin-1")
         if path.is_symlink():
             found[name] = b""
-        elif path.is_file() and zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                found |= {f"{name}{MARK}{member}": archive.read(member) for member in archive.namelist()}
+        elif path.is_file() and path.suffix.lower() == ".zip":
+            found |= {f"{name}{MARK}{member}": data for member, data in _members(path).items()}
         elif path.is_file():
             found[name] = path.read_bytes()
+    return found
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    """The members of a zip, those that cannot be read as empty ones."""
+    found = {}
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            found[member] = b""
+            with contextlib.suppress(zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError):
+                found[member] = archive.read(member)
     return found
 
 
@@ -235,8 +252,10 @@ def expect(raw: Path, layout: Layout) -> tuple[dict[tuple[str, int], bool], Labe
 
 
 def _who(layout: Layout, match: re.Match[str]) -> str:
-    """The recording whose subject or session a path names."""
+    """The recording whose subject or session a path names; of Aff-Wild2, whatever is called a video is one."""
     groups = match.groupdict()
+    if layout.name == "affwild2":
+        return f"{re.sub('_(left|right)$', '', groups['session'])}/{groups['session']}"
 
     def is_meant(who: str) -> bool:
         own = dict(zip(("subject", "session"), who.split("/"), strict=True))

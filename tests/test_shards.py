@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import pickle
 import tracemalloc
 import zipfile
 from collections import Counter
@@ -14,10 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from conftest import StubLandmarker
-from test_landmarks import draw_face, grey
+from test_blazemesh import draw_face, grey
 from test_video import HEIGHT, WIDTH, write_video
 
-from aupipe import schema, shards
+from aupipe import faces, schema, shards
 from aupipe.align import align, transform_points
 from aupipe.config import Corpus
 from aupipe.datasets import build_manifest, get_dataset, list_files
@@ -36,7 +37,7 @@ STATUS = {"face": "ok", "black": "no_face", "empty": "unreadable", "white": "bad
 @pytest.fixture
 def stub(monkeypatch):
     stub = StubLandmarker()
-    monkeypatch.setattr(shards, "load_landmarker", lambda name: stub)
+    monkeypatch.setattr(faces, "load_landmarker", lambda name: stub)
     return stub
 
 
@@ -133,6 +134,36 @@ def test_faces_are_aligned_as_a_predictor_would(stub, raw, tmp_path):
         assert face.shape == (size, size, 3)
         assert np.abs(face.astype(int) - expected.image).mean() < 6, "the same picture, but for JPEG at quality 95"
         np.testing.assert_allclose(np.reshape(row[f"{name}_warp"], (2, 3)), expected.warp, rtol=1e-5)
+
+
+def test_shard_of_large_jpegs_speaks_of_source_pixels(tmp_path):
+    """The decoder hands out half the size, and nothing of that is left in landmarks and warp."""
+    folder = tmp_path / "bp4d" / "Sequences" / "F001" / "T1"
+    folder.mkdir(parents=True)
+    large = draw_face(grey(1280, 1040), 500, 620, 360)
+    cv2.imwrite(str(folder / "0001.jpg"), large[:, :, ::-1])
+    run(tmp_path / "bp4d", tmp_path / "out", replace(CORPUS, align=("face200",)))
+    row = pq.read_table(tmp_path / "out/F001/T1.parquet").to_pylist()[0]
+    points, warp = np.reshape(row["landmarks"], (49, 2)), np.reshape(row["face200_warp"], (2, 3))
+    np.testing.assert_allclose((points[31] + points[37]) / 2, [500, 620 + 0.5 * 360], atol=30)
+    np.testing.assert_allclose(warp, align("face200", large, points).warp, rtol=1e-5, atol=1e-3)
+    face = cv2.imdecode(np.frombuffer(row["face200"], np.uint8), cv2.IMREAD_COLOR_RGB)
+    expected = align("face200", large, points).image
+    assert np.abs(face.astype(int) - expected).mean() < 3
+    assert np.abs(np.roll(face, 2, 0).astype(int) - expected).mean() > 1.5 * np.abs(face.astype(int) - expected).mean()
+
+
+def test_landmarker_of_ones_own_makes_the_shards(raw, tmp_path, monkeypatch):
+    (tmp_path / "own_faces.py").write_text(
+        "from conftest import StubLandmarker\nfrom aupipe.landmarks import Landmarker\n\n"
+        "class Own(StubLandmarker, Landmarker):\n    name, fingerprint = 'own', '7'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run(raw, tmp_path / "out", replace(CORPUS, landmarks="own_faces:Own"))
+    table = pq.read_table(tmp_path / "out/M001/T1.parquet")
+    assert table["landmarker"].to_pylist() == ["own"] * 5
+    assert table["confidence"].to_pylist() == [0.75] * 5
+    assert load_index(tmp_path / "out")["landmarker"] == {"name": "own_faces:Own", "fingerprint": "7"}
 
 
 def test_drawn_face_is_found_in_a_corpus(tmp_path):
@@ -266,6 +297,24 @@ def test_progress_counts_what_was_there_already(stub, raw, tmp_path):
 def rename(manifest, subject, session):
     columns = {"subject": [subject] * manifest.num_rows, "session": [session] * manifest.num_rows}
     return pa.table({n: columns.get(n, manifest[n]) for n in manifest.column_names}, schema=manifest.schema)
+
+
+def test_a_task_takes_its_own_rows_alone_to_another_process(stub, raw, tmp_path):
+    manifest, inventory = inputs(raw)
+    sent = []
+
+    def send(function, tasks):
+        sent.extend((task, pickle.loads(pickle.dumps(task)), len(pickle.dumps(task))) for task in tasks)
+        return map(function, tasks)
+
+    build(manifest, inventory, raw, tmp_path / "out", CORPUS, map=send)
+    for task, received, _ in sent:
+        assert received.rows == received.manifest == task.rows
+        assert (received.key, received.target, received.corpus) == (task.key, task.target, task.corpus)
+        assert task.manifest is manifest
+    large = pa.concat_tables([manifest, *[manifest.slice(len(KINDS))] * 500]).combine_chunks()
+    first = replace(sent[0][0], manifest=large)
+    assert len(pickle.dumps(first)) < 1.1 * sent[0][2]
 
 
 @pytest.mark.parametrize(
@@ -433,7 +482,7 @@ def test_where_the_landmarks_come_from_is_part_of_a_sessions_key(stub, raw, tmp_
 
 
 def test_prealigned_faces_are_brought_to_size_and_nothing_else(monkeypatch, raw, tmp_path):
-    monkeypatch.setattr(shards, "load_landmarker", lambda name: pytest.fail("no landmarker is needed"))
+    monkeypatch.setattr(faces, "load_landmarker", lambda name: pytest.fail("no landmarker is needed"))
     corpus = replace(CORPUS, landmarks="prealigned", align=("face112", "face200"))
     table, _ = build_rows(write_rows(1, "Sequences/M001/T1/0000.jpg"), raw, tmp_path / "out", corpus)
     row = table.to_pylist()[0]
@@ -462,5 +511,5 @@ def test_full_disk_is_one_sentence_and_leaves_nothing_half_written(stub, raw, tm
         run(raw, tmp_path / "out")
     monkeypatch.undo()
     assert not list((tmp_path / "out").rglob("*.tmp"))
-    monkeypatch.setattr(shards, "load_landmarker", lambda name: stub)
+    monkeypatch.setattr(faces, "load_landmarker", lambda name: stub)
     assert run(raw, tmp_path / "out") == ["M001/T1"]

@@ -63,3 +63,57 @@ def test_damaged_shard_is_one_sentence(tmp_path):
     (shards / "F001" / "T1.parquet").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"F001/T1\.parquet cannot be read.*dvc repro shards"):
         list(stream.clip_stream(plan, shards, SPEC, train=False))
+
+
+class FakeRay:
+    """Counts the tasks that were handed over and not yet asked for; two CPUs at first, four from the 20th result on."""
+
+    def __init__(self, results=1000):
+        self.flying, self.most, self.got, self.cancelled, self.results = [], [], 0, [], results
+
+    def install(self, patch):
+        patch.setattr(stream, "connect", lambda: None)
+        patch.setattr(stream, "cpus", lambda: 2.0 if self.got < 20 else 4.0)
+        patch.setattr(stream.ray, "remote", lambda **options: lambda function: type("Run", (), {"remote": self.submit}))
+        patch.setattr(stream.ray, "wait", lambda waiting, num_returns: (waiting[-1:], waiting[:-1]))
+        patch.setattr(stream.ray, "get", self.get)
+        patch.setattr(stream.ray, "cancel", self.cancelled.append)
+        return self
+
+    def submit(self, task):
+        self.flying.append(task)
+        self.most.append(len(self.flying))
+        return task
+
+    def get(self, task):
+        self.flying.remove(task)
+        self.got += 1
+        if self.got > self.results:
+            raise stream.ray.exceptions.WorkerCrashedError
+        return task
+
+
+def test_tasks_in_flight_do_not_grow_with_the_corpus(monkeypatch):
+    fake = FakeRay().install(monkeypatch)
+    taken = []
+
+    def tasks():
+        for n in range(1000):
+            taken.append(n)
+            yield n
+
+    results = stream.map_sessions(square, tasks())
+    assert next(results) == stream.IN_FLIGHT * 2 - 1
+    assert len(taken) == stream.IN_FLIGHT * 2, "no task is made before there is room for it"
+    assert sorted([stream.IN_FLIGHT * 2 - 1, *results]) == list(range(1000))
+    assert max(fake.most[:18]) == stream.IN_FLIGHT * 2
+    assert max(fake.most) == stream.IN_FLIGHT * 4, "nodes that join get work"
+    assert not fake.cancelled
+
+
+def test_a_worker_that_dies_is_a_sentence_and_ends_the_rest(monkeypatch):
+    fake = FakeRay(results=5).install(monkeypatch)
+    with pytest.raises(DataError, match=r"worker of Ray died \(WorkerCrashedError\).*run the same command again"):
+        list(stream.map_sessions(square, list(range(100))))
+    assert sorted(fake.cancelled) == sorted(fake.flying)
+    assert len(fake.cancelled) == stream.IN_FLIGHT * 2 - 1

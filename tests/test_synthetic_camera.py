@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from aupipe import assets
+from aupipe.blazemesh import BlazeMesh
 from aupipe.config import SyntheticConfig
-from aupipe.landmarks import BlazeMesh
 from aupipe.synthetic import background, truth
 from aupipe.synthetic.camera import Camera, look_through, set_up_camera, studio
 from aupipe.synthetic.corruption import corrupt

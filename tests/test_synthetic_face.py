@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from aupipe import assets
+from aupipe.blazemesh import BlazeMesh
 from aupipe.config import SyntheticConfig
-from aupipe.landmarks import BlazeMesh
 from aupipe.synthetic.camera import studio
 from aupipe.synthetic.head import load_head
 from aupipe.synthetic.identity import TONES, draw_identity, name_subject

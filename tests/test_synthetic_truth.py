@@ -9,8 +9,8 @@ import pytest
 
 from aupipe import assets
 from aupipe.align import MIRROR_49, align, five_points
+from aupipe.blazemesh import BlazeMesh
 from aupipe.config import SyntheticConfig
-from aupipe.landmarks import BlazeMesh
 from aupipe.schema import ConfigError
 from aupipe.synthetic import truth
 from aupipe.synthetic.camera import DISTANCE, HALF_HEIGHT

@@ -89,6 +89,24 @@ def test_images_are_rgb(tmp_path):
     np.testing.assert_allclose(frame.image[HEIGHT * 3 // 4, WIDTH * 3 // 4], (30, 40, 200), atol=12)
 
 
+@pytest.mark.parametrize(("width", "height"), [(128, 96), (98, 50), (66, 34)])
+def test_colours_are_those_of_ffmpegs_own_conversion(tmp_path, width, height):
+    """Also where rows are padded in memory, and although one converter serves all frames."""
+    rng = np.random.default_rng(0)
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for _ in range(5):
+            small = rng.integers(0, 256, (height // 4, width // 4, 3), np.uint8)
+            image = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+    ours = [frame.image for frame in Video(tmp_path / "a.mp4")]  # all kept: no frame's pixels may lie in another's
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        for image, frame in zip(ours, container.decode(video=0), strict=True):
+            np.testing.assert_array_equal(image, frame.to_ndarray(format="rgb24"))
+
+
 def test_times_come_from_the_file_and_not_from_the_rate(tmp_path):
     gaps = np.random.default_rng(0).choice([20, 33, 40, 400], 59)
     times = [0, *np.cumsum(gaps).tolist()]

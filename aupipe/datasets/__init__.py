@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 _CONSTANT = "all coded frames have the same labels; is it the right file?"
 _UNCODED = "no frame is coded; is it the right file?"
 _PER_AU = ("coded", "positive", "intensities")
+_TOGETHER = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,8 @@ def survey(dataset: Layout, raw: Path, *, strict: bool = False) -> tuple[pa.Tabl
         sessions = sorted(dataset.sessions(raw, strict=strict), key=lambda s: (s.subject, s.session))
     if not sessions:
         raise _nothing_in(raw, "the folder holds no session of its layout")
-    tables, entries, errors = [manifest_schema(dataset.aus).empty_table()], [], []
+    entries, errors = [], []
+    done, tables = [manifest_schema(dataset.aus).empty_table()], []
     for session in sessions:
         with collect_notes() as notes:
             try:
@@ -180,6 +182,8 @@ def survey(dataset: Layout, raw: Path, *, strict: bool = False) -> tuple[pa.Tabl
                 continue
             entries.append(_describe(session, table, dataset.aus, notes))
         tables.append(table)
+        if len(tables) == _TOGETHER:  # a table of a few rows needs many times their memory
+            done, tables = [*done, pa.concat_tables(tables).combine_chunks()], []
     if errors:
         for problem in errors:
             _log.error("%s", problem)
@@ -188,7 +192,7 @@ def survey(dataset: Layout, raw: Path, *, strict: bool = False) -> tuple[pa.Tabl
     for message in (_CONSTANT, _UNCODED):
         if suspects := [f"{e['subject']}/{e['session']}" for e in entries if message in e["notes"]]:
             _log.warning("%d sessions, %s among them: %s", len(suspects), suspects[0], message)
-    table = pa.concat_tables(tables).combine_chunks()
+    table = pa.concat_tables([*done, *tables]).combine_chunks()
     return table, {"aus": list(dataset.aus), **_total(entries), "notes": general, "sessions": entries}
 
 
@@ -208,7 +212,8 @@ def tabulate(dataset: Layout, session: Session, columns: Mapping[str, Any]) -> p
             values = columns[f.name]
             arrays.append(values if isinstance(values, pa.Array) else pa.array(values, f.type))
         else:
-            arrays.append(pa.repeat(pa.scalar(same.get(f.name), f.type), rows))
+            value = same.get(f.name)
+            arrays.append(pa.nulls(rows, f.type) if value is None else pa.repeat(pa.scalar(value, f.type), rows))
     return pa.Table.from_arrays(arrays, schema=layout)
 
 

@@ -152,13 +152,14 @@ class LabelColumns:
         return {name: self._spread(name, frames, masked) for name in names}
 
     def _spread(self, name: str, frames: NDArray[np.int64], masked: NDArray[np.bool_]) -> pa.Array:
+        kind = pa.int8() if name.endswith("_c") else pa.float32()
+        if name not in self._columns:
+            return pa.nulls(len(frames), kind)
         values = np.full(len(frames), NULL, np.int8)
-        if name in self._columns:
-            own, codes = self._columns[name]
-            values[np.searchsorted(frames, own)] = codes
+        own, codes = self._columns[name]
+        values[np.searchsorted(frames, own)] = codes
         values[masked] = NULL
-        column = pa.array(values, mask=values == NULL)
-        return column if name.endswith("_c") else column.cast(pa.float32())
+        return pa.array(values, mask=values == NULL).cast(kind)
 
 
 def index_images(folder: Path, raw: Path, *, name: re.Pattern[str] = IMAGE_NAME, strict: bool = False) -> dict[int, str]:

@@ -108,7 +108,8 @@ def _find_trials(raw: Path, root: str, strict: bool) -> dict[Key, Path]:
     found: dict[Key, Path] = {}
     for entry in archives.search(raw, root):
         for subject in archives.search(entry.path, _SUBJECT_FOLDER):
-            for trial in archives.list_folder(archives.unwrap(subject.path)):
+            inner = archives.find(subject.path, _SUBJECT_FOLDER)  # a zip often has its own name inside once more
+            for trial in archives.list_folder(inner[0].path if inner else subject.path):
                 if trial.folder:
                     key = subject.name[:5].upper(), trial.name
                     first = found.setdefault(key, trial.path)

@@ -179,7 +179,7 @@ def _carve(chart: Chart, height: Array, hollow: Array, depth: float) -> tuple[Bo
     x, y, z = cv2.split(slope)
     steepness = np.sqrt(x * x + y * y + z * z)
     keep = front * np.minimum(1, _STEEPEST / np.maximum(steepness, 1e-6))
-    dark = np.clip(np.float32(_SHADOW * depth) * hollow[box], 0, 0.75) * front
+    dark = np.clip(np.float32(_SHADOW * depth) * hollow[box], 0, 0.65) * front
     return (top, bottom, left, right), cv2.merge([x * keep, y * keep, z * keep, dark])
 
 

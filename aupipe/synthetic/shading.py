@@ -14,7 +14,7 @@ from aupipe.synthetic.light import Light
 _SHINE = 26
 _REDDEN = floats([0.10, -0.01, -0.03])  # light that has passed through the skin, where shadow begins
 _DARKEST = 0.02
-_DIMMEST = 0.2  # of the light in a hollow
+_DIMMEST = 0.35  # of the light in a hollow
 _ABOVE = floats([0, 0.35, 0])  # ambient light comes from above: 0.65 + 0.35 y
 
 
