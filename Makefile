@@ -13,7 +13,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 export MALLOC_ARENA_MAX ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test soak lint format bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,14 +37,17 @@ demo: setup  ## render a corpus, train on it, evaluate, register the model; the 
 test: setup  ## every test, the whole pipeline on a small corpus included
 	python -m pytest
 
+soak: setup  ## 10,000 fuzzed label files and 12,500 damaged trees; make test tries a share of them
+	AUPIPE_SOAK=1 python -m pytest tests/test_fuzz.py tests/test_random_trees.py
+
 lint: setup  ## style and types
 	ruff check . && ruff format --check . && mypy
 
 format: setup  ## rewrite the code in the house's style
 	ruff check --fix . ; ruff format .
 
-bench: setup  ## the benchmarks; results go to docs/log.md by hand
-	for b in benchmarks/*.py; do python $$b || exit 1; done
+bench: setup  ## the benchmarks that need no run or video of yours; results go to docs/log.md by hand
+	for b in render truth rates ingest layers learnability; do python benchmarks/$$b.py || exit 1; done
 
 clean:  ## forget all results; keeps the environment, the assets and data/raw
 	rm -rf data/recipes data/cards data/inventory data/manifest data/shards data/folds data/registered runs results reports

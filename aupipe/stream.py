@@ -64,7 +64,8 @@ def map_sessions(function: Callable[[Any], Any], tasks: list[Any]) -> Iterator[A
     """
     connect()
     run = ray.remote(num_cpus=1, max_retries=2)(function)
-    rest, waiting = iter(tasks), []
+    rest = iter(tasks)
+    waiting: list[Any] = []
     try:
         while True:
             room = max(1, int(IN_FLIGHT * cpus())) - len(waiting)

@@ -1,14 +1,21 @@
 """datasets/: the registry, the inventory, and BP4D's layout with the defects that copies of it have."""
 
+import importlib
+import inspect
 import json
 import logging
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
+import yaml
 
-from aupipe.datasets import Partition, build_manifest, get_dataset, known_layouts, list_files, read_lines, survey
+from aupipe.check import LAYOUTS
+from aupipe.config import Corpus, build
+from aupipe.datasets import Partition, build_manifest, dataset_of, get_dataset, known_layouts, list_files, read_lines, survey
 from aupipe.datasets._tables import NULL, read_codes
 from aupipe.facs import AU_SETS, AUSet
 from aupipe.schema import ConfigError, DataError, inventory_schema, manifest_schema
@@ -394,3 +401,31 @@ def test_absent_or_empty_corpus_says_what_to_do(tmp_path):
             with pytest.raises(DataError, match=rf"{name}.*dvc repro synthesize.*AUPIPE_RAW") as caught:
                 call(tmp_path / name)
             assert "\n" not in str(caught.value)
+
+
+PAGE = (Path(__file__).parents[1] / "docs/data.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("layout", known_layouts())
+def test_the_page_for_licence_holders_names_every_option(layout):
+    kind = importlib.import_module(f"aupipe.datasets.{layout}").Dataset
+    options = [p.name for p in inspect.signature(kind).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for name in set(options) - {"landmarks", "mask_lost"}:  # those are set by keys of the corpus
+        assert re.search(rf"`{name}\b", PAGE), name
+
+
+def test_corpora_on_the_page_can_be_copied_into_the_params():
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    corpora = {name: values for block in blocks for name, values in yaml.safe_load(block).items()}
+    assert corpora.keys() == {"bp4dplus", "disfaplus", "my-videos"}
+    for name, values in corpora.items():
+        corpus = build(Corpus, values, name)
+        dataset_of(corpus)
+        assert "face112" in corpus.align, "what the recipe of the demo reads"
+        assert name == "disfaplus" or not corpus.folds.published
+
+
+def test_checks_on_the_page_are_of_layouts_with_published_counts():
+    commands = re.findall(r"`aupipe check data/raw/(\w+) --layout (\w+)`", PAGE)
+    assert {layout for _, layout in commands} == set(LAYOUTS)
+    assert all(corpus == layout for corpus, layout in commands)
