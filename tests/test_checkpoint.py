@@ -55,7 +55,8 @@ def test_checkpoint_is_safetensors_and_json_that_describe_themselves(saved):
     values = json.loads((saved / "checkpoint.json").read_text())
     assert values["model"] == {"name": "attention_cnn"}
     assert values["aus"] == [1, 4, 12]
-    assert values["input"] == {"align": "face112", "crop": 64}
+    plain = {"resize": None, "normalise": "model", "augment": "crop"}
+    assert values["input"] == {"align": "face112", "crop": 64, **plain}
     assert values["landmarker"]["name"] == "blazemesh"
 
 
