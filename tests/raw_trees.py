@@ -13,6 +13,17 @@ import numpy as np
 from aupipe.datasets import build_manifest, get_dataset
 from aupipe.schema import DataError
 
+# A label file as others save it: the same text, other bytes.
+SAVED_AS = {
+    "crlf": lambda text: text.replace("\n", "\r\n").encode(),
+    "cr": lambda text: text.replace("\n", "\r").encode(),
+    "bom": lambda text: b"\xef\xbb\xbf" + text.encode(),
+    "utf-16": lambda text: text.encode("utf-16"),
+    "no last line end": lambda text: text.rstrip("\n").encode(),
+    "spaces": lambda text: text.replace(",", " , ").encode(),
+    "semicolons": lambda text: text.replace(",", ";").encode(),
+    "tabs": lambda text: text.replace(",", "\t").encode(),
+}
 TWELVE = (1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26)
 FRAMES = 6
 LEVELS = [0, 1, 2, 3, 5, 4]

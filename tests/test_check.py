@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_datasets import add_images
+from bp4d_trees import add_images
 
 from aupipe import check
 from aupipe.check import check_corpus

@@ -1,61 +1,24 @@
-"""datasets/: the registry, the inventory, and BP4D's layout with the defects that copies of it have."""
+"""datasets/: the registry, the inventory, the report, and BP4D's sessions and images with the defects of their copies."""
 
-import importlib
-import inspect
 import json
 import logging
 import os
-import re
 import shutil
-from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
-import yaml
+from bp4d_trees import (
+    add_images,
+    add_labels,
+    legacy_row,
+    make_raw,  # noqa: F401 – a fixture
+    manifest,
+    tidy,
+)
 
-from aupipe.check import LAYOUTS
-from aupipe.config import Corpus, build
-from aupipe.datasets import Partition, build_manifest, dataset_of, get_dataset, known_layouts, list_files, read_lines, survey
-from aupipe.datasets._tables import NULL, read_codes
+from aupipe.datasets import Partition, build_manifest, get_dataset, known_layouts, list_files, survey
 from aupipe.facs import AU_SETS, AUSet
 from aupipe.schema import ConfigError, DataError, inventory_schema, manifest_schema
-
-LEGACY_HEADER = ",".join(map(str, range(100)))
-NAMED_AUS = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 23, 24, 27, 28, *range(29, 40))
-
-
-def legacy_row(frame, **codes):
-    """A row of a legacy file, 9 everywhere but in the AUs given as AU6=1."""
-    return ",".join([str(frame), *(str(codes.get(f"AU{n}", 9)) for n in range(1, 100))])
-
-
-def add_images(raw, session, numbers, digits=4, root="Sequences"):
-    folder = raw / root / session
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in numbers:
-        (folder / f"{number:0{digits}d}.jpg").touch()
-
-
-def add_labels(raw, name, data):
-    path = raw / "AUCoding" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return path
-
-
-@pytest.fixture
-def raw(tmp_path):
-    """F001/T1: images 0–9, labels 3–7; AU06 has intensities and a 9 in frame 5."""
-    root = tmp_path / "bp4d"
-    add_images(root, "F001/T1", range(10))
-    rows = [legacy_row(f, AU1=0, AU6=1 if f != 5 else 9, AU12=f % 2) for f in range(3, 8)]
-    add_labels(root, "AU_OCC/F001_T1.csv", "\n".join([LEGACY_HEADER, *rows]) + "\n")
-    add_labels(root, "AU_INT/AU06/F001_T1_AU06.csv", "3,0\n4,5\n5,9\n6,2\n7,1\n")
-    return root
-
-
-def manifest(raw, **options):
-    return build_manifest(get_dataset("bp4d"), raw, **options)
 
 
 def labels_of(table, column):
@@ -202,136 +165,6 @@ def test_files_that_are_no_frames(raw, caplog):
         manifest(raw, strict=True)
 
 
-def tidy(raw):
-    return (raw / "AUCoding/AU_OCC/F001_T1.csv").read_text()
-
-
-VARIANTS = {
-    "crlf": lambda text: text.replace("\n", "\r\n").encode(),
-    "cr": lambda text: text.replace("\n", "\r").encode(),
-    "bom": lambda text: b"\xef\xbb\xbf" + text.encode(),
-    "utf-16": lambda text: text.encode("utf-16"),
-    "no last line end": lambda text: text.rstrip("\n").encode(),
-    "blank lines": lambda text: text.replace("\n", "\n\n").encode() + b"\n \n,,,\n",
-    "trailing commas": lambda text: text.replace("\n", ",,\n").encode(),
-    "trailing comma in the header": lambda text: text.replace("\n", ",\n", 1).encode(),
-    "spaces": lambda text: text.replace(",", " , ").encode(),
-    "semicolons": lambda text: text.replace(",", ";").encode(),
-    "tabs": lambda text: text.replace(",", "\t").encode(),
-}
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_label_file_as_others_save_it(raw, variant):
-    expected = manifest(raw)
-    add_labels(raw, "AU_OCC/F001_T1.csv", VARIANTS[variant](tidy(raw)))
-    assert manifest(raw, strict=True) == expected
-
-
-def test_named_header_of_later_releases(raw, caplog):
-    expected = manifest(raw)
-    rows = [
-        ",".join([str(f), *(str({1: 0, 6: 9 if f == 5 else 1, 12: f % 2}.get(n, 9)) for n in NAMED_AUS)])
-        for f in range(3, 8)
-    ]
-    header = ",".join(map(str, (1, *NAMED_AUS)))  # the frame's column is called 1 as well
-    add_labels(raw, "AU_OCC/F001_T1.csv", "\n".join([header, *rows]))
-    assert manifest(raw, strict=True) == expected
-    beyond = get_dataset("bp4d", AUSet((6, 26)))
-    assert build_manifest(beyond, raw)["AU26_c"].null_count == 10
-    assert "no column for AU26" in caplog.text
-    with pytest.raises(DataError, match="AU26"):
-        build_manifest(beyond, raw, strict=True)
-
-
-def replace_line(text, number, line):
-    lines = text.split("\n")
-    lines[number - 1] = line
-    return "\n".join(lines)
-
-
-ERRORS = {
-    "unknown code": (lambda t: replace_line(t, 4, legacy_row(5, AU6=2)), r"F001_T1\.csv, line 4: '2' .* codes 0, 1, 9"),
-    "blank code": (lambda t: replace_line(t, 4, legacy_row(5, AU6="")), "line 4: ''"),
-    "frame coded in two ways": (
-        lambda t: replace_line(t, 4, legacy_row(4)),
-        "line 4: frame 4 was coded otherwise in line 3",
-    ),
-    "no number": (lambda t: replace_line(t, 4, legacy_row("x5")), "line 4: 'x5'"),
-    "negative": (lambda t: replace_line(t, 2, legacy_row(-3)), "line 2: '-3'"),
-    "enormous": (lambda t: replace_line(t, 6, legacy_row(10**12)), "line 6"),
-    "short row": (lambda t: replace_line(t, 5, "6,0,1"), "line 5: 3 columns instead of 100"),
-    "long row": (lambda t: replace_line(t, 5, legacy_row(6) + ",1"), "line 5: 101 columns instead of 100"),
-    "no header": (lambda t: t.partition("\n")[2], "line 1: expected the header"),
-    "wrong header": (lambda t: t.replace(",17,", ",71,", 1), "line 1"),
-    "header only": (lambda t: t.partition("\n")[0], "no labelled frame"),
-    "empty": (lambda t: "", "F001_T1.csv"),
-    "a picture": (lambda t: b"\xff\xd8\xff\xe0" + bytes(range(256)) * 20, "F001_T1.csv"),
-}
-
-
-@pytest.mark.parametrize("error", ERRORS)
-def test_malformed_labels_name_file_and_line(raw, error):
-    change, message = ERRORS[error]
-    add_labels(raw, "AU_OCC/F001_T1.csv", change(tidy(raw)))
-    with pytest.raises(DataError, match=message) as caught:
-        manifest(raw)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "data", ["3,6\n", "3,-1\n", "3\n", "3,1,1\n", "4,1\n4,2\n", "frame,intensity\n3,1\n", "", "3,1.5\n"]
-)
-def test_malformed_intensities(raw, data):
-    path = add_labels(raw, "AU_INT/AU06/F001_T1_AU06.csv", data)
-    with pytest.raises(DataError, match=path.name):
-        manifest(raw)
-
-
-def test_frames_out_of_order_or_twice_are_put_in_order(raw, caplog):
-    expected = manifest(raw)
-    header, *rows = tidy(raw).splitlines()
-    add_labels(raw, "AU_OCC/F001_T1.csv", "\n".join([header, rows[3], *rows[:3], rows[1], rows[4]]))
-    assert manifest(raw) == expected
-    assert "2 rows out of order, sorted; 1 rows twice with the same codes, kept once" in caplog.text
-    with pytest.raises(DataError, match=r"F001_T1\.csv: 2 rows out of order"):
-        manifest(raw, strict=True)
-
-
-def test_codes_come_in_the_order_of_frames(tmp_path):
-    lines = ["7,1,9", "3,0,1", "", "5,1,0,,", "3,0,1"]
-    frames, values = read_codes(tmp_path / "a", lines, [2, 1], {"0": 0, "1": 1, "9": NULL}, width=3)
-    assert frames.tolist() == [3, 5, 7]
-    assert values.tolist() == [[1, 0], [0, 1], [NULL, 1]]
-
-
-def test_every_malformed_file_is_in_the_log_before_the_run_ends(raw, caplog):
-    for subject in ("F002", "F003"):
-        add_images(raw, f"{subject}/T1", range(10))
-        add_labels(raw, f"AU_OCC/{subject}_T1.csv", tidy(raw).replace("6,", "x,", 1) if subject == "F003" else "nothing")
-    with pytest.raises(DataError, match=r"F002_T1\.csv.*and 1 more sessions") as caught:
-        manifest(raw)
-    assert "\n" not in str(caught.value)
-    assert "F003_T1.csv, line 1" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda f: {"AU1": 0, "AU6": 1, "AU12": 0}, "same labels"),
-        (lambda f: {}, "no frame is coded"),
-    ],
-)
-def test_constant_or_uncoded_recording_is_a_suspect(raw, caplog, change, words):
-    """AU 6 and 12 do not change, or everything is 9: likely the wrong file."""
-    shutil.rmtree(raw / "AUCoding/AU_INT")
-    rows = [legacy_row(f, **change(f)) for f in range(3, 8)]
-    add_labels(raw, "AU_OCC/F001_T1.csv", "\n".join([LEGACY_HEADER, *rows]))
-    _, report = survey(get_dataset("bp4d"), raw)
-    assert any(words in note for note in report["sessions"][0]["notes"])
-    assert f"1 sessions, F001/T1 among them: {'all coded' if change(0) else 'no frame'}" in caplog.text
-
-
 def test_report_counts_what_is_there(raw):
     _, report = survey(get_dataset("bp4d"), raw)
     assert (report["subjects"], report["rows"], report["labelled"], report["images"], report["missing"]) == (1, 10, 5, 10, 0)
@@ -340,20 +173,6 @@ def test_report_counts_what_is_there(raw):
     assert dict(zip(aus, report["positive"], strict=True)) == {**dict.fromkeys(aus, 0), 6: 4, 12: 3}
     assert dict(zip(aus, report["intensities"], strict=True)) == {**dict.fromkeys(aus, 0), 6: 4}
     json.dumps(report, allow_nan=False)
-
-
-def test_text_of_other_code_pages_is_read(tmp_path):
-    for encoding in ("cp1252", "utf-16", "utf-8", "utf-8-sig"):
-        (tmp_path / "a").write_bytes("Größe;1\r\n".encode(encoding))
-        assert read_lines(tmp_path / "a") == ["Größe;1"]
-
-
-def test_missing_intensity_file_is_null_and_not_zero(raw, caplog):
-    (raw / "AUCoding/AU_INT/AU06/F001_T1_AU06.csv").unlink()
-    assert manifest(raw)["AU06_r"].null_count == 10
-    assert "F001_T1_AU06.csv is missing" in caplog.text
-    with pytest.raises(DataError, match=r"F001_T1_AU06\.csv is missing"):
-        manifest(raw, strict=True)
 
 
 def test_inventory_lists_what_counts(raw):
@@ -401,31 +220,3 @@ def test_absent_or_empty_corpus_says_what_to_do(tmp_path):
             with pytest.raises(DataError, match=rf"{name}.*dvc repro synthesize.*AUPIPE_RAW") as caught:
                 call(tmp_path / name)
             assert "\n" not in str(caught.value)
-
-
-PAGE = (Path(__file__).parents[1] / "docs/data.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("layout", known_layouts())
-def test_the_page_for_licence_holders_names_every_option(layout):
-    kind = importlib.import_module(f"aupipe.datasets.{layout}").Dataset
-    options = [p.name for p in inspect.signature(kind).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for name in set(options) - {"landmarks", "mask_lost"}:  # those are set by keys of the corpus
-        assert re.search(rf"`{name}\b", PAGE), name
-
-
-def test_corpora_on_the_page_can_be_copied_into_the_params():
-    blocks = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    corpora = {name: values for block in blocks for name, values in yaml.safe_load(block).items()}
-    assert corpora.keys() == {"bp4dplus", "disfaplus", "my-videos"}
-    for name, values in corpora.items():
-        corpus = build(Corpus, values, name)
-        dataset_of(corpus)
-        assert "face112" in corpus.align, "what the recipe of the demo reads"
-        assert name == "disfaplus" or not corpus.folds.published
-
-
-def test_checks_on_the_page_are_of_layouts_with_published_counts():
-    commands = re.findall(r"`aupipe check data/raw/(\w+) --layout (\w+)`", PAGE)
-    assert {layout for _, layout in commands} == set(LAYOUTS)
-    assert all(corpus == layout for corpus, layout in commands)

@@ -7,7 +7,7 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
-from test_datasets import LEGACY_HEADER, add_images, add_labels, legacy_row
+from bp4d_trees import LEGACY_HEADER, add_images, add_labels, legacy_row
 
 from aupipe.config import Corpus
 from aupipe.datasets import build_manifest, dataset_of, get_dataset, survey

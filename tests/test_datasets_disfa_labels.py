@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from raw_trees import (
     FRAMES,
+    SAVED_AS,
     add_labels,
     add_video,
     disfa_tree,
@@ -43,18 +44,10 @@ def points_of(frame):
     return np.arange(132, dtype=float).reshape(66, 2) + frame
 
 
-VARIANTS = {
-    "crlf": lambda text: text.replace("\n", "\r\n").encode(),
-    "cr": lambda text: text.replace("\n", "\r").encode(),
-    "bom": lambda text: b"\xef\xbb\xbf" + text.encode(),
-    "utf-16": lambda text: text.encode("utf-16"),
-    "no last line end": lambda text: text.rstrip("\n").encode(),
+VARIANTS = SAVED_AS | {
     "blank lines": lambda text: text.replace("\n", "\n\n").encode() + b" \n",
     "trailing commas": lambda text: text.replace("\n", ",\n").encode(),
     "trailing spaces": lambda text: text.replace("\n", "  \n").encode(),
-    "spaces": lambda text: text.replace(",", " , ").encode(),
-    "semicolons": lambda text: text.replace(",", ";").encode(),
-    "tabs": lambda text: text.replace(",", "\t").encode(),
     "padded numbers": lambda text: "".join(f"{line.zfill(7)}\n" for line in text.splitlines()).encode(),
 }
 

@@ -1,10 +1,11 @@
-"""models/stral.py: sizes to the integer, the graph by hand, fast forms equal to plain ones, any length, two stages."""
+"""models/stral.py: sizes to the integer, variants, any length, two stages, bad input."""
 
 import logging
 
 import numpy as np
 import pytest
 import torch
+from stral_models import AUS, PEARSON, build, connect, frames, statistics
 from torch.utils.flop_counter import FlopCounterMode
 
 from aupipe.config import LossConfig
@@ -12,34 +13,9 @@ from aupipe.facs import AU_SETS, AUSet
 from aupipe.folds import label_stats
 from aupipe.losses import label_weights, loss_terms
 from aupipe.models import build_model
-from aupipe.models._stral_attention import AttentionBranches, mean_of_conv
-from aupipe.models._stral_graph import GraphLayer
-from aupipe.models._stral_plain import PlainAttentionNetwork, PlainBranch, PlainGraphLayer
+from aupipe.models._stral_plain import PlainAttentionNetwork
 from aupipe.models.stral import relation_graph
-from aupipe.schema import ConfigError, DataError, LabelStats
-
-AUS = AUSet((1, 2, 4, 12))
-PEARSON = np.array([[1, 0.6, 0.2, 0.0], [0.6, 1, 0.0, -0.3], [0.2, 0.0, 1, 0.1], [0.0, -0.3, 0.1, 1]])
-
-
-def statistics(pearson=PEARSON):
-    M = len(pearson)
-    return LabelStats(np.full(M, 0.3), np.asarray(pearson, float), np.full(M, 100))
-
-
-def build(variant="stral", aus=AUS, stats=None, seed=0, **options):
-    """A STRAL of feature width 8 for 16-pixel frames, with norms that have seen something."""
-    torch.manual_seed(seed)
-    model = build_model("stral", {"variant": variant, "c": 1, **options}, aus, stats or statistics())
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if "norm" in name and tensor.is_floating_point():
-                tensor.uniform_(0.5, 1.5)
-    return model
-
-
-def frames(B=2, T=5, H=16, W=16, seed=1, dtype=torch.float32):
-    return torch.randn(B, T, 3, H, W, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+from aupipe.schema import ConfigError, DataError
 
 
 def count(module):
@@ -96,233 +72,6 @@ def test_multiplications_of_the_network_as_drawn_are_those_of_the_table(M, layer
     assert macs["drawn"] == pytest.approx(GMAC[M, layers], abs=6e-4)
     # Each branch's last convolution, 64² × 9 at 44² places, is only computed as its mean.
     assert macs["drawn"] - macs["ours"] == pytest.approx(M * 64 * 64 * 9 * 44 * 44 / 1e9, rel=0.02)
-
-
-# The relation graph
-
-
-def test_graph_by_hand():
-    graph = relation_graph(PEARSON)
-    # 1–2 and 1–4 are edges; AU1 has two neighbours; AU12 has none.
-    assert graph.adjacency_MM.astype(int).tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
-    third, half = 1 / 3, 1 / 2
-    normalised = [[third, half, half, 0], [third, half, 0, 0], [third, 0, half, 0], [0, 0, 0, 1]]
-    np.testing.assert_allclose(graph.normalised_MM, normalised)
-    assert graph.centre == 0
-    assert graph.hops_M.tolist() == [0, 1, 1, np.inf]
-    root, centripetal, centrifugal = graph.partitions_3MM
-    np.testing.assert_allclose(root, np.diag([third, half, half, 1]))
-    np.testing.assert_allclose(centripetal, [[0, 0, 0, 0], [third, 0, 0, 0], [third, 0, 0, 0], [0, 0, 0, 0]])
-    np.testing.assert_allclose(centrifugal, [[0, half, half, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-
-
-def test_threshold_is_inclusive_and_undefined_correlations_are_no_edges():
-    pearson = np.array([[1, 0.15, np.nan], [0.15, 1, np.nextafter(0.15, 0)], [np.nan, np.nextafter(0.15, 0), 1]])
-    assert np.argwhere(np.triu(relation_graph(pearson).adjacency_MM, 1)).tolist() == [[0, 1]]
-    assert np.argwhere(np.triu(relation_graph(pearson, 0.1).adjacency_MM, 1)).tolist() == [[0, 1], [1, 2]]
-    nothing = relation_graph(np.full((3, 3), np.nan))
-    np.testing.assert_array_equal(nothing.partitions_3MM, [np.eye(3), np.zeros((3, 3)), np.zeros((3, 3))])
-    assert nothing.centre == 0
-    assert relation_graph([[np.nan]]).normalised_MM.tolist() == [[1]]
-
-
-def edges(M, *pairs):
-    pearson = np.eye(M)
-    for j, k in pairs:
-        pearson[j, k] = pearson[k, j] = 0.5
-    return pearson
-
-
-def test_a_component_without_the_centre_is_centripetal_both_ways():
-    graph = relation_graph(edges(5, (0, 1), (0, 2), (3, 4)))
-    assert graph.hops_M.tolist() == [0, 1, 1, np.inf, np.inf]
-    assert graph.partitions_3MM[1, 3, 4] == graph.partitions_3MM[1, 4, 3] == 0.5
-    assert not graph.partitions_3MM[2, 3:].any()
-
-
-def test_centre_and_distance_can_be_overruled():
-    chain = edges(4, (0, 1), (1, 2), (2, 3))
-    assert relation_graph(chain).centre == 1, "of equals the first"
-    assert relation_graph(chain).hops_M.tolist() == [1, 0, 1, 2]
-    assert relation_graph(chain, centre=3).hops_M.tolist() == [3, 2, 1, 0]
-    assert relation_graph(chain, centre=3, max_hop=1).hops_M.tolist() == [np.inf, np.inf, 1, 0]
-    with pytest.raises(ConfigError, match="position 4"):
-        relation_graph(chain, centre=4)
-
-
-@pytest.mark.parametrize("shape", [(3, 2), (3,), (0, 0)])
-def test_correlations_that_are_no_square_matrix_are_refused(shape):
-    with pytest.raises(DataError, match="square matrix"):
-        relation_graph(np.zeros(shape))
-
-
-def spatial_strategy(adjacency, hops):
-    """ST-GCN's "spatial configuration" (Yan et al. 2018, §3.3), neighbour by neighbour, for edges into i from j."""
-    degree = adjacency.sum(0)
-    parts = np.zeros((3, len(hops), len(hops)))
-    for j, i in np.argwhere(adjacency):
-        part = 0 if i == j else 1 if hops[j] >= hops[i] else 2
-        parts[part, j, i] = 1 / degree[i]
-    return parts
-
-
-def test_partitions_of_random_graphs_are_those_of_st_gcn():
-    rng = np.random.default_rng(0)
-    disconnected = 0
-    for _ in range(300):
-        M = int(rng.integers(1, 13))
-        pearson = rng.uniform(-1, 1, (M, M)) - 0.35
-        graph = relation_graph(np.triu(pearson, 1) + np.triu(pearson, 1).T)
-        hops = np.full(M, np.inf)
-        power = np.eye(M)
-        for distance in range(M):  # walks of this length from the centre
-            hops[(power[graph.centre] > 0) & np.isinf(hops)] = distance
-            power = power @ graph.adjacency_MM
-        np.testing.assert_array_equal(graph.hops_M, hops)
-        disconnected += np.isinf(hops).any()
-        neighbours = graph.adjacency_MM.sum(0) - 1
-        assert graph.centre == np.flatnonzero(neighbours == neighbours.max())[0]
-        np.testing.assert_allclose(graph.normalised_MM.sum(0), 1)
-        np.testing.assert_allclose(graph.partitions_3MM.sum(0), graph.normalised_MM)
-        np.testing.assert_allclose(graph.partitions_3MM, spatial_strategy(graph.adjacency_MM, hops))
-    assert 30 < disconnected < 270
-
-
-# Fast forms equal the plain ones
-
-
-def plain_name(name):
-    """What a parameter of AttentionBranches is called in a PlainBranch."""
-    part, *rest = name.split(".")
-    if part in ("pre", "pre_norms"):
-        return f"pre.{3 * int(rest[0]) + (part == 'pre_norms')}.{rest[1]}"
-    return name.replace("weighted_norm", "norm")
-
-
-def run_branches(branches, x, training):
-    """Outputs, gradients by name and a running variance of AttentionBranches or of a list of PlainBranch."""
-    x = x.clone().requires_grad_()
-    if isinstance(branches, list):
-        found = [branch.train(training)(x) for branch in branches]
-        features, maps = torch.stack([f for f, _ in found], 1), torch.cat([a for _, a in found], 1)
-    else:
-        features, maps = branches.train(training)(x)
-    weight = torch.linspace(-1, 1, features.numel(), dtype=features.dtype).view_as(features)
-    ((features * weight).sum() + maps.square().sum()).backward()
-    return {"features": features, "maps": maps, "input": x.grad}
-
-
-@pytest.mark.parametrize("options", [{}, {"mask_after_relu": True}, {"feature_norm": True}, {"pre_layers": 1}])
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("mode", ["loop", "grouped"])
-@pytest.mark.parametrize("channels_last", [True, False])
-def test_branches_looped_or_grouped_equal_the_plain_form(options, training, mode, channels_last):
-    M, D = 3, 4
-    torch.manual_seed(0)
-    branches = AttentionBranches(M, D, mode=mode, **options).double()
-    plain = [PlainBranch(branches, m) for m in range(M)]
-    x = torch.randn(2, D, 5, 6, dtype=torch.float64)
-    wanted = run_branches(plain, x, training)
-    if channels_last:
-        x, branches = x.to(memory_format=torch.channels_last), branches.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(run_branches(branches, x, training), wanted, rtol=0, atol=1e-11)
-    for name, parameter in branches.named_parameters():
-        gradient = torch.cat([branch.get_parameter(plain_name(name)).grad for branch in plain])
-        torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=1e-10, msg=name)
-    for key in ("running_mean", "running_var"):
-        running = torch.cat([getattr(branch.norm, key) for branch in plain])
-        torch.testing.assert_close(getattr(branches.weighted_norm, key), running, rtol=0, atol=1e-12)
-    assert branches.weighted_norm.num_batches_tracked == int(training)
-
-
-@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 4), (2, 2), (5, 7)])
-@pytest.mark.parametrize("groups", [1, 3])
-def test_mean_of_a_convolution_needs_no_convolution(h, w, groups):
-    torch.manual_seed(0)
-    conv = torch.nn.Conv2d(4 * groups, 5 * groups, 3, padding=1, groups=groups).double()
-    x = torch.randn(2, 4 * groups, h, w, dtype=torch.float64)
-    expected = conv(x).mean((2, 3)).unflatten(1, (groups, 5))
-    torch.testing.assert_close(mean_of_conv(x, conv.weight, conv.bias, groups), expected)
-    torch.testing.assert_close(
-        mean_of_conv(x.to(memory_format=torch.channels_last), conv.weight, conv.bias, groups), expected
-    )
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_attention_stage_equals_the_plain_form(training):
-    model = build("al").double().train(training)
-    plain = PlainAttentionNetwork(model.attention).train(training)
-    shots = frames(2, 2, 32, 16, dtype=torch.float64)
-    output = model(shots)
-    logits, maps = plain(shots.flatten(0, 1))
-    torch.testing.assert_close(output.logits_BTM.flatten(0, 1), logits, rtol=0, atol=1e-10)
-    torch.testing.assert_close(output.attention_BTMhw.flatten(0, 1), maps, rtol=0, atol=1e-10)
-    assert output.attention_BTMhw.shape == (2, 2, 4, 8, 4)
-    assert output.aux_logits_BTM is None
-    for found, attention in ((output.logits_BTM, output.attention_BTMhw), (logits, maps)):
-        (found.square().sum() + attention.sum()).backward()
-    for fast, drawn in zip((model.attention.region_1, model.attention.region_2), plain.regions, strict=True):
-        torch.testing.assert_close(fast.stem.weight.grad, drawn.stem.weight.grad, rtol=1e-9, atol=1e-9)
-        by_patch = torch.cat([block[2].weight.grad for block in drawn.branches[0]])
-        torch.testing.assert_close(fast.conv_8.weight.grad, by_patch, rtol=1e-9, atol=1e-9)
-    heads = torch.cat([head.weight.grad for head in plain.heads])
-    torch.testing.assert_close(model.attention.heads.weight.grad, heads, rtol=1e-9, atol=1e-9)
-
-
-GRAPH_OPTIONS = [{}, {"activation": "literal"}, {"orientation": "stgcn"}, {"adaptive": False}, {"edge_init": -0.4}]
-
-
-@pytest.mark.parametrize("options", GRAPH_OPTIONS)
-@pytest.mark.parametrize("temporal_kernel", [1, 5])
-@pytest.mark.parametrize("training", [True, False])
-def test_graph_layer_equals_the_plain_form(options, temporal_kernel, training):
-    torch.manual_seed(0)
-    layer = GraphLayer(4, 6, temporal_kernel, **options).double().train(training)
-    plain = PlainGraphLayer(layer).train(training)
-    partitions = torch.tensor(relation_graph(PEARSON).partitions_3MM)
-    x = torch.randn(2, 7, 4, 6, dtype=torch.float64)
-    inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
-    outputs = [layer(inputs[0], partitions), plain(inputs[1].permute(0, 3, 1, 2), partitions).permute(0, 2, 3, 1)]
-    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-11)
-    for output in outputs:
-        (output * torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)).sum().backward()
-    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=0, atol=1e-10)
-    pairs = dict(plain.named_parameters())
-    for name, parameter in layer.named_parameters():
-        if name.startswith("spatial"):
-            kind = name.split(".")[1]
-            gradient = torch.cat([pairs.pop(f"spatial.{q}.{kind}").grad for q in range(3)]).view_as(parameter)
-        else:
-            gradient = pairs.pop(name).grad
-        torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=1e-10, msg=name)
-    assert not pairs
-
-
-def test_graph_layer_is_equation_7():
-    torch.manual_seed(0)
-    layer = GraphLayer(4, 3, 3, activation="literal").double()
-    A = relation_graph(PEARSON).partitions_3MM
-    W, Phi1, b1 = layer.edges.detach().numpy(), layer.spatial.weight.detach().numpy(), layer.spatial.bias.detach().numpy()
-    Phi2, b2 = layer.temporal.weight.detach().numpy(), layer.temporal.bias.detach().numpy()
-    F = np.random.default_rng(0).normal(size=(1, 4, 4, 3))  # time, AU, channel
-    summed = np.zeros((6, 4, 3))  # a frame of zeros before and after
-    for t in range(4):
-        for q in range(3):
-            summed[t + 1] += (np.tanh(W[q]) * A[q]) @ (F[0, t] @ Phi1[3 * q : 3 * q + 3].T + b1[3 * q : 3 * q + 3])
-    out = np.stack([sum(summed[t + s] @ Phi2[:, :, s, 0].T for s in range(3)) + b2 for t in range(4)]) + F[0]
-    torch.testing.assert_close(layer(torch.tensor(F), torch.tensor(A)).detach()[0], torch.tensor(out))
-
-
-def test_equation_7_as_printed_makes_an_affine_map_and_the_default_does_not():
-    defect = {}
-    for activation in ("literal", "stgcn"):
-        model = build(activation=activation).double().eval()
-        a, b = torch.randn(2, 1, 5, 4, 8, dtype=torch.float64)
-        with torch.no_grad():
-            fa, fb, fab, f0 = (model(x).logits_BTM for x in (a, b, a + b, 0 * a))
-        defect[activation] = ((fab - fa - fb + f0).abs().max() / fab.abs().max()).item()
-    assert defect["literal"] < 1e-10
-    assert defect["stgcn"] > 0.01
 
 
 # Variants
@@ -410,7 +159,7 @@ def test_bf16_is_close_to_single_precision():
 
 def share_right(variant, steps=80):
     """Trained on features that show each AU's state, for an AU that does what its neighbour did two frames before."""
-    model = build(variant, AUSet((1, 2)), statistics(edges(2, (0, 1))), graph_layers=2).train()
+    model = build(variant, AUSet((1, 2)), statistics(connect(2, (0, 1))), graph_layers=2).train()
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.02)
     generator = torch.Generator().manual_seed(5)
     for step in range(steps + 1):
