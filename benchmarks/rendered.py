@@ -63,9 +63,6 @@ class Pool:
     def labels(self) -> NDArray[np.bool_]:
         return self.intensity >= 1
 
-    def take(self, rows: NDArray) -> Pool:
-        return Pool(self.faces[rows], self.intensity[rows], self.subject[rows], self.session[rows])
-
 
 def render_pool(spec: PoolSpec) -> Pool:
     """Frames in which no face was found are left out and counted. Kept in data/benchmarks for the next run."""

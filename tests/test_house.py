@@ -103,6 +103,11 @@ def test_third_parties_are_used_only_in_their_rooms(path: Path) -> None:
         assert own in THIRD_PARTY[name], f"{own} imports {name}, whose rooms are {sorted(THIRD_PARTY[name])}"
 
 
+@pytest.mark.parametrize("path", sources(ROOT / "tests"), ids=lambda p: p.name)
+def test_test_files_hold_one_room_each(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").count("\n") <= 400
+
+
 @pytest.mark.parametrize("path", sources(PACKAGE) + sources(ROOT / "pipelines") + sources(ROOT / "benchmarks"),
                          ids=lambda p: str(p.relative_to(ROOT)))  # fmt: skip
 def test_files_and_functions_stay_small(path: Path) -> None:
