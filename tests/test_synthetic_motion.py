@@ -305,6 +305,10 @@ def test_about_one_cell_in_a_hundred_is_unknown_in_short_runs(sessions):
 def test_eyes_blink_and_some_people_speak(sessions):
     blinks = np.mean([session.blink_N.max() > 0.3 for session in sessions])
     assert blinks > 0.5
+    # Closed for longer than any blink, three times a minute: of ten seconds, on average, more than one half and at most two.
+    shut = [session.blink_N > 0.8 for session in sessions]
+    kept = np.mean([(closed[:-2] & closed[1:-1] & closed[2:]).mean() for closed in shut])
+    assert 0.05 < kept < 0.2
     talking = 0
     for subject in range(300):
         manner = draw_manner(0, subject)

@@ -16,7 +16,7 @@ from aupipe.synthetic.margins import MARGINS, Margins
 from aupipe.synthetic.motion import ACTIVE, PAIRS, SMOOTH
 from aupipe.synthetic.timing import OFFSET, ONSET
 
-GENERATOR = "3"
+GENERATOR = "4"
 LICENCE = "CC0-1.0 (rendered people who do not exist)"
 AGE_GROUPS = ("young", "middle", "old")
 _ASSUMPTIONS = (

@@ -1,4 +1,4 @@
-"""What a face does besides its coded AUs: talking, blinks, winks, glances, AUs that few corpora code, one-sidedness.
+"""What a face does besides its coded AUs: talking, closed eyes, winks, glances, AUs that few code, one-sidedness.
 
 How often these happen is assumed: no counts are public. What shows as a coded AU is labelled as that AU: talking, a lowered
 lip, a funnel and a tongue part the lips, so they open AU25 and AU26; a smile of one half of the mouth is AU12.
@@ -40,6 +40,7 @@ _HABITS = {
 # Spells in which an AU is stronger on one side; the peak is the share that the weak side loses. Mostly the favourite side.
 _LOPSIDED = {au: Habit(often, (1.5, 5.0), (0.5, 1.0), 0.25) for au, often in ((2, 0.04), (10, 0.04), (12, 0.03), (14, 0.08))}
 HABITS = (*(_HABITS[au] for au in (*UNCODED, 46)), *(_LOPSIDED[au] for au in LATERAL))
+_SHUT = Habit(0.05, (0.6, 4.0), (0.85, 1.0))  # AU43: people smile, frown and think with closed eyes too
 _PARTS = {16: (0.6, 0.0), 19: (0.7, 0.45), 22: (0.5, 0.0)}  # effort of AU25 and AU26 that comes with full strength
 TALKERS = 0.35  # of the sessions
 _TALK, _SILENCE = (1.0, 3.0), (2.0, 5.4)  # seconds, in those
@@ -49,7 +50,7 @@ def list_rates() -> dict[str, float]:
     """How often a minute each of HABITS begins, on average over people; and the share of the sessions with talk."""
     names = (*(f"AU{au:02d}" for au in (*UNCODED, 46)), *(f"one-sided AU{au:02d}" for au in LATERAL))
     rates = {name: round(60 * habit.per_second, 2) for name, habit in zip(names, HABITS, strict=True)}
-    return rates | {"share of sessions with talk": TALKERS}
+    return rates | {"AU43": round(60 * _SHUT.per_second, 2), "share of sessions with talk": TALKERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,11 @@ def blink(rng: np.random.Generator, ticks: int, rate: float) -> Array:
         np.maximum(closed, np.interp(time - moment, [-0.16, -0.04, 0, 0.04, 0.28], [0, 1, 1, 0.9, 0]), out=closed)
         moment += rng.exponential(3.2) + 0.6
     return closed
+
+
+def keep_shut(rng: np.random.Generator, ticks: int, rate: float) -> Array:
+    """How far the eyes are kept closed (ticks,), longer than a blink does."""
+    return scatter(rng, ticks, rate, _SHUT.per_second, _SHUT.stay, _SHUT.peak)
 
 
 def look(rng: np.random.Generator, ticks: int, rate: float) -> Array:

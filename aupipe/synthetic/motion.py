@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aupipe.synthetic.coordinates import Array
-from aupipe.synthetic.distraction import HABITS, Distraction, blink, draw_distraction, hold_head, look
+from aupipe.synthetic.distraction import HABITS, Distraction, blink, draw_distraction, hold_head, keep_shut, look
 from aupipe.synthetic.identity import stream
 from aupipe.synthetic.margins import MARGINS, Margins
 from aupipe.synthetic.rig import AUS, UNCODED
@@ -34,23 +34,23 @@ PAIRS = {
     (17, 25): -0.4, (1, 25): 0.1, (2, 6): -0.4, (2, 7): -0.45, (1, 6): -0.3, (1, 7): -0.35, (2, 12): -0.2, (12, 15): -0.5,
     (12, 17): -0.45, (6, 17): -0.25, (6, 15): -0.25,
 }  # fmt: skip
-_CONSTANT = 0.45  # weight of a session's constant part; a larger one makes few sessions tell less
+_CONSTANT = 0.2  # weight of a session's constant part; a larger one makes few sessions tell less, and hides the face at rest
 _HABIT = 0.35
 SMOOTH = 0.55  # seconds
 ACTIVE = (3.0, 8.0)  # seconds between two rests
 _CLOCK = 25.0
 _FADE = 0.5  # seconds
-EXPRESSION, DISTRACTION, _POSE, _CODING, CAMERA, CORRUPTION, ROWS, CROPS, POINTS = range(
-    9
-)  # concerns that draw their own random numbers
+# Concerns that draw their own random numbers.
+EXPRESSION, DISTRACTION, _POSE, _CODING, CAMERA, CORRUPTION, ROWS, CROPS, POINTS, _LIDS = range(10)
 
 
 @dataclass(frozen=True, slots=True)
 class Motion:
     """A session of N frames. Intensities are 0–5 and true; `unknown` marks the cells that the coder could not see.
 
-    uncoded_ND activations of UNCODED, −1–1 · blink_N 0–1 · wink_N the left eye, or below 0 the right one · aside_NL of
-    LATERAL: 1 the left side alone, −1 the right one · gaze_N2 right, up −1–1 · angles_N3 radians · shift_N3 decimetres.
+    uncoded_ND activations of UNCODED, −1–1 · blink_N 0–1, longer closing too · wink_N the left eye, or below 0 the right
+    one · aside_NL of LATERAL: 1 the left side alone, −1 the right one · gaze_N2 right, up −1–1 · angles_N3 radians ·
+    shift_N3 decimetres.
     """
 
     seconds_N: NDArray[np.float64]
@@ -99,6 +99,7 @@ def perform(seed: int, subject: int, session: int, frames: int, fps: float, marg
     effort = strain(latent, rest, other.parting_N2, margins, manner.vigour)
     moved = follow(np.concatenate([effort, other.effort_NE], 1), rate, manner.pace)
     uncoded, wink, aside = _sort_out(moved[:, len(AUS) :], other)
+    shut = follow(keep_shut(session_rng(seed, subject, session, _LIDS), ticks, rate)[:, None], rate)[:, 0]
     angles, shift = hold_head(session_rng(seed, subject, session, _POSE), ticks, rate)
     kept = slice(warm, None, skip)
     return Motion(
@@ -106,7 +107,7 @@ def perform(seed: int, subject: int, session: int, frames: int, fps: float, marg
         settle(moved[:, : len(AUS)], other.opening_N2)[kept],
         _lose_sight(session_rng(seed, subject, session, _CODING), frames),
         uncoded[kept],
-        blink(rng, ticks, rate)[kept],
+        np.maximum(blink(rng, ticks, rate), shut)[kept],
         wink[kept],
         aside[kept],
         look(rng, ticks, rate)[kept],

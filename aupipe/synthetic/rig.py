@@ -138,7 +138,9 @@ _MOUTH_AUS = (10, 12, 14, 15, 16, 17, 18, 19, 20, 22, 23, 24, 25, 26, 28, 30, 34
 _FAINT = (0.002, 0.007)  # decimetres at full intensity: below nothing moves, so that no region ends in imperceptible tails
 _MIDDLE = 0.4  # |X| from which on a vertex belongs to one side alone
 OBLIQUE = "1 with 4"  # raised and drawn together, the inner brow is oblique: corrugator loses its downward pull there
-_KEYS: tuple[int | str, ...] = (*RECIPES, *GAZE, OBLIQUE, *SIDEWAYS, *(f"{au} aside" for au in (*LATERAL, *_LIDS)))
+TOOTHY = "12 with 25"  # the lips that a smile has stretched part from corner to corner and bare the upper teeth
+_TOOTHY_UNITS = {**_both("mouthLowerDown", 0.9), **_both("mouthUpperUp", 0.75)}
+_KEYS: tuple[int | str, ...] = (*RECIPES, *GAZE, OBLIQUE, TOOTHY, *SIDEWAYS, *(f"{au} aside" for au in (*LATERAL, *_LIDS)))
 
 
 @lru_cache(maxsize=32)
@@ -251,9 +253,10 @@ def _list_moves(head: Head, moved: dict[int, Array]) -> list[Array]:
     """The movement (G, 3) of each of _KEYS, from those of RECIPES and SIDEWAYS."""
     gaze = [head.displacement({f"unit/{unit}": w for unit, w in _GAZE_UNITS[name].items()}) for name in GAZE]
     oblique = -0.5 * moved[4] * (1 - smoothstep(np.abs(head.face[:, 0]), 0.5, 0.95))[:, None]
+    toothy = head.displacement({f"unit/{unit}": w for unit, w in _TOOTHY_UNITS.items()}) * region_mask(25)[:, None]
     asides = [moved[au] * side_weight()[:, None] for au in (*LATERAL, *_LIDS)]
     pairs = [moved[au] for au in RECIPES]
-    return [*pairs, *(_without_hair(head, move) for move in gaze), oblique, *(moved[au] for au in SIDEWAYS), *asides]
+    return [*pairs, *(_without_hair(head, move) for move in gaze), oblique, toothy, *(moved[au] for au in SIDEWAYS), *asides]
 
 
 def _without_hair(head: Head, move_G3: Array) -> Array:
@@ -283,6 +286,7 @@ def activate(
     a[6] *= 1 - 0.4 * blink
     _close_eyes(a, left, right)
     a[OBLIQUE] = a[1] * a[4]
+    a[TOOTHY] = a[12] * a[25]
     for au, side in zip(LATERAL, aside if aside is not None else (), strict=False):
         a[f"{au} aside"] = a[au] * float(side) / 2  # the strong side keeps the intensity, the weak one loses that share
         a[au] *= 1 - abs(float(side)) / 2
