@@ -109,7 +109,7 @@ def halve(image: Array) -> Array:
 
 def paint_folds(identity: Identity, chart: Chart, gain: dict[int, float], rng: np.random.Generator) -> Folds:
     """`gain`: how strongly this person moves each AU; their folds deepen with it."""
-    depth = (0.32 + 0.5 * identity.age) * np.exp(rng.normal(0, 0.35))
+    depth = (0.15 + 0.6 * identity.age) * np.exp(rng.normal(0, 0.5))
     across, y = _ragged(chart, rng)
     maps = {}
     for au, lines in _LINES.items():
@@ -119,7 +119,7 @@ def paint_folds(identity: Identity, chart: Chart, gain: dict[int, float], rng: n
             height, hollow = height - 0.1 * pit, hollow + 0.7 * pit
         if au == 17:
             height += 0.02 * _pit_chin(chart, rng)
-        maps[au] = _carve(chart, height, hollow, depth * gain[au])
+        maps[au] = _carve(chart, height, hollow, depth * gain[au] * float(np.exp(rng.normal(0, 0.35))))
     aged = _carve(chart, *_draw_lines(across, y, _OF_AGE, rng), depth)
     total = np.zeros((*ATLAS, 4), np.float32)
     _add(total, identity.age * rng.uniform(0.3, 1.2), aged)

@@ -27,7 +27,7 @@ from aupipe.synthetic.timing import WARM_UP, alternate, follow, smooth_noise
 # pairs that FACS names as frequent are positive, antagonists negative. That whole faces rest adds to every pair, so
 # pairs that exclude each other are more negative here than in the labels.
 PAIRS = {
-    (1, 2): 0.85, (1, 4): 0.15, (4, 7): 0.35, (6, 7): 0.45, (6, 10): 0.55, (6, 12): 0.85, (10, 12): 0.6, (7, 10): 0.4,
+    (1, 2): 0.85, (1, 4): 0.15, (4, 7): 0.35, (4, 6): 0.2, (6, 7): 0.6, (6, 10): 0.5, (6, 12): 0.7, (10, 12): 0.6, (7, 10): 0.4,
     (7, 12): 0.4, (6, 14): 0.15, (7, 14): 0.15, (10, 14): 0.15, (12, 14): 0.15, (14, 17): 0.1, (15, 17): 0.5,
     (17, 23): 0.35, (17, 24): 0.5, (23, 24): 0.35, (15, 24): 0.3, (9, 17): 0.25, (24, 25): -0.6, (23, 25): -0.3,
     (25, 26): 0.6, (4, 12): -0.2, (9, 10): 0.4, (4, 9): 0.45, (7, 9): 0.35, (14, 25): -0.3, (12, 25): 0.3, (6, 25): 0.25,
