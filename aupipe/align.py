@@ -2,6 +2,7 @@
 
 `face200` is the crop of the AU literature, 200×200 from eye centres, nose tip and mouth corners, as in the alignment of
 JAA-Net that STRAL and SAT-Net build on. `face112` fits the five-point template that face-recognition backbones expect.
+What a square shows beyond the source image is grey; `face200-black` and `face200-reflect` name the other two ways.
 
 Five points, wherever they are named: left eye, right eye, nose tip, left and right mouth corner, as seen in the image.
 """
@@ -71,21 +72,21 @@ class AlignedFace:
 
 
 def align(name: str, image: NDArray[np.uint8], landmarks: ArrayLike, reduced: int = 1) -> AlignedFace:
-    """Align by the name that a corpus gives: "face200" or "face112".
+    """Align by the name that a corpus gives: "face200", "face112", or one of their kinds that end in -black or -reflect.
 
     image (H, W, 3) uint8 RGB; landmarks (49, 2), x and y in its pixels. An image that was decoded `reduced` times smaller
     gives the same face from the same landmarks: these and the warp are in the pixels of the source all the same. Raises
     DataError for landmarks without geometry, ConfigError for an unknown name.
     """
     warp = find_warp(name, landmarks)
-    return _cut_face(image, _as_points(landmarks, "ibug49"), warp, ALIGN_SIZE[name], reduced)
+    return _cut_face(image, _as_points(landmarks, "ibug49"), warp, ALIGN_SIZE[name], reduced, name.partition("-")[2])
 
 
 def find_warp(name: str, landmarks: ArrayLike) -> NDArray[np.float64]:
     """The 2×3 map of the alignment called `name` for landmarks (49, 2), from their pixels to the square's; as `align`."""
-    if name not in ALIGNMENTS:
-        raise ConfigError(f"unknown alignment '{name}'; known are {', '.join(ALIGNMENTS)}")
-    return ALIGNMENTS[name](five_points(landmarks), ALIGN_SIZE[name])
+    if name not in ALIGN_SIZE:
+        raise ConfigError(f"unknown alignment '{name}'; known are {', '.join(ALIGN_SIZE)}")
+    return ALIGNMENTS[name.partition("-")[0]](five_points(landmarks), ALIGN_SIZE[name])
 
 
 def scale_of(warp: NDArray[np.float64]) -> float:
@@ -178,7 +179,11 @@ def transform_points(points_K2: ArrayLike, warp: NDArray[np.float64]) -> NDArray
 
 
 def warp_image(
-    image: NDArray[np.uint8], warp: NDArray[np.float64], size: int, border: tuple[int, int, int] = BORDER
+    image: NDArray[np.uint8],
+    warp: NDArray[np.float64],
+    size: int,
+    border: tuple[int, int, int] = BORDER,
+    mode: int = cv2.BORDER_CONSTANT,
 ) -> NDArray[np.uint8]:
     """Resample image (H, W, 3) into a square of `size` pixels by a 2×3 similarity from source to square, bilinearly.
 
@@ -188,9 +193,7 @@ def warp_image(
     block = int(1 / max(scale_of(warp), 1e-9))
     if block > 1:
         image, warp = _average_blocks(image, warp, size, block)
-    square: Any = cv2.warpAffine(
-        image, warp, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border
-    )
+    square: Any = cv2.warpAffine(image, warp, (size, size), flags=cv2.INTER_LINEAR, borderMode=mode, borderValue=border)
     return square
 
 
@@ -274,13 +277,24 @@ ALIGNMENTS: dict[str, Callable[[NDArray[np.float64], int], NDArray[np.float64]]]
     "face200": lambda five, size: _square_warp(five, size, ENLARGE),
     "face112": _template_warp,
 }
+# What fills the square beyond the source image: a colour, or the image's own mirror.
+_OUTSIDE = {
+    "": (BORDER, cv2.BORDER_CONSTANT),
+    "black": ((0, 0, 0), cv2.BORDER_CONSTANT),
+    "reflect": (BORDER, cv2.BORDER_REFLECT_101),
+}
 
 
 def _cut_face(
-    image: NDArray[np.uint8], points: NDArray[np.float64], warp: NDArray[np.float64], size: int, reduced: int = 1
+    image: NDArray[np.uint8],
+    points: NDArray[np.float64],
+    warp: NDArray[np.float64],
+    size: int,
+    reduced: int = 1,
+    outside: str = "",
 ) -> AlignedFace:
     inside = (points >= -0.5) & (points <= reduced * np.array(image.shape[1::-1]) - 0.5)
     if not inside.all(1).any():
         raise DataError("landmarks have no usable geometry: every point lies outside the image")
-    square = warp_image(image, warp if reduced == 1 else _of_blocks(warp, reduced), size)
+    square = warp_image(image, warp if reduced == 1 else _of_blocks(warp, reduced), size, *_OUTSIDE[outside])
     return AlignedFace(square, transform_points(points, warp).astype(np.float32), warp)

@@ -90,11 +90,13 @@ def check_corpus(raw: Path, layout: str, options: Mapping[str, Any] | None = Non
     if layout not in LAYOUTS:
         raise ConfigError(f"there are no published counts of the layout '{layout}'; known are {', '.join(LAYOUTS)}")
     table, report = survey(get_dataset(layout, _AUS[layout], options), raw)
+    malformed = [Line("label files that are malformed", len(report["errors"]), 0, error) for error in report["errors"][:1]]
     if layout == "affwild2":
-        return _check_affwild2(table, report)
+        return malformed + _check_affwild2(table, report)
     found = _collect(table, _AUS[layout])
     spans, counts = _read_spans(layout), _read_counts(layout)
     lines = [
+        *malformed,
         *_check_tree(spans, found, report),
         *_check_frames(spans, found),
         *_check_positives(layout, spans, found, counts),

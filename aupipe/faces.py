@@ -22,11 +22,14 @@ _ENOUGH = 640  # pixels of an image's longer side in which faces are looked for 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Landmarks (49, 2) in pixels of the source, x and y; who found them, and how sure: null for those supplied."""
+    """Landmarks (49, 2) in pixels of the source, x and y; who found them, how sure, and among how many faces of the image:
+    null for those supplied.
+    """
 
     landmarks: NDArray[np.floating]
     landmarker: str
     confidence: float | None
+    faces: int | None
 
 
 class FaceReader:
@@ -75,11 +78,11 @@ class FaceReader:
             return None
         height, width = (picture.reduced * side for side in picture.image.shape[:2])
         if supplied is not None and are_plausible(supplied, height, width):
-            return Found(to_ibug49(supplied, str(scheme_of(len(supplied)))), SUPPLIED, None)
+            return Found(to_ibug49(supplied, str(scheme_of(len(supplied)))), SUPPLIED, None, None)
         landmarker = landmarker_of(self._corpus.landmarks)
         faces = [face.of_source(picture.reduced) for face in landmarker.find_faces(picture.image)]
         face = self._follower.choose(faces)
-        return None if face is None else Found(face.landmarks, landmarker.name, face.confidence)
+        return None if face is None else Found(face.landmarks, landmarker.name, face.confidence, len(faces))
 
 
 def landmarker_of(source: str) -> Landmarker:

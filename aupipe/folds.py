@@ -98,32 +98,26 @@ def make_folds(
     return tuple(folds)
 
 
-def leave_one_out(
-    manifests: Mapping[str, pa.Table],
-    people: Mapping[str, str] | None = None,
-    seed: int = 0,
-    *,
-    val_fraction: float = 1 / 6,
-) -> tuple[Fold, ...]:
-    """A fold for each corpus, named after it, that is trained on the others and tested on all of this one.
+def leave_one_out(manifest: pa.Table, seed: int = 0, *, val_fraction: float = 1 / 6) -> tuple[Fold, ...]:
+    """A fold for each part of the manifest, named after it, that is trained on the others and tested on all of this one.
 
-    Subjects are called "corpus:subject". `people`: corpora that show the same people under the same names → a name for
-    these people, such as {"disfa": "disfa", "disfa+": "disfa"}; who is tested on is left out of the other corpora too.
-    Statistics are over the union of the AUs, an AU counting where it is coded. Raises DataError for fewer than two corpora.
+    Whoever is tested on under another name, as one of the same group, is left out of the train side. Statistics are of the
+    frames where an AU is coded. Raises DataError for fewer than two parts, or a part whose others show nobody else.
     """
-    if len(manifests) < 2:
-        raise DataError(f"leave-one-dataset-out needs two corpora or more, and got {len(manifests)}")
-    people = people or {}
-    both, group_of = _unite(manifests, people)
+    group_of, part_of = subject_groups(manifest), _parts_of(manifest)
+    parts = sorted(set(part_of.values()))
+    if len(parts) < 2:
+        raise DataError(f"leave-one-out needs two parts or more, and the manifest's column `part` has {len(parts)}")
     folds = []
-    for number, name in enumerate(sorted(manifests), 1):
-        test = [s for s in group_of if s.startswith(f"{name}:")]
-        tested = {group_of[s] for s in test}  # those on the test side among them
-        rest = [s for s in group_of if group_of[s] not in tested]
-        if left_out := len(group_of) - len(test) - len(rest):
-            _log.info("%s: %d subjects of other corpora are the same people and left out", name, left_out)
+    for number, name in enumerate(parts, 1):
+        test = [s for s in group_of if part_of.get(s) == name]
+        tested = {group_of[s] for s in test}
+        others = [s for s in group_of if part_of.get(s, name) != name]
+        rest = [s for s in others if group_of[s] not in tested]
+        if left_out := len(others) - len(rest):
+            _log.info("%s: %d subjects of other parts are the same people and left out", name, left_out)
         rng = np.random.default_rng([seed, number])
-        folds.append(_finish(name, _Sides(rest, [], test), both, group_of, val_fraction, rng))
+        folds.append(_finish(name, _Sides(rest, [], test), manifest, group_of, val_fraction, rng))
     return tuple(folds)
 
 
@@ -271,16 +265,14 @@ def _labelled_subjects(manifest: pa.Table) -> set[str]:
     return set(manifest.filter(pa.array(labelled))["subject"].to_pylist())
 
 
-def _unite(manifests: Mapping[str, pa.Table], people: Mapping[str, str]) -> tuple[pa.Table, dict[str, str]]:
-    """The manifests in one table with the union of their AUs, null where one does not code an AU; subject → group."""
-    tables, group_of = [], {}
-    for name, manifest in manifests.items():
-        for subject, group in subject_groups(manifest).items():
-            group_of[f"{name}:{subject}"] = f"{people.get(name, name)}:{group}"
-        subject_N = pa.array([f"{name}:{s}" for s in manifest["subject"].to_pylist()])
-        keep = ["subject", *(c for c in manifest.column_names if c.startswith("AU") and c.endswith("_c"))]
-        tables.append(manifest.set_column(manifest.column_names.index("subject"), "subject", subject_N).select(keep))
-    return pa.concat_tables(tables, promote_options="default"), dict(sorted(group_of.items()))
+def _parts_of(manifest: pa.Table) -> dict[str, str]:
+    """Subject → its part, of those who have one. Raises DataError for a subject in two."""
+    pairs = manifest.group_by(["subject", "part"]).aggregate([]).drop_null()
+    found: dict[str, str] = {}
+    for subject, part in zip(pairs["subject"].to_pylist(), pairs["part"].to_pylist(), strict=True):
+        if found.setdefault(subject, part) != part:
+            raise DataError(f"subject '{subject}' is in two parts, '{found[subject]}' and '{part}'; give each subject one")
+    return found
 
 
 def _nan_labels(manifest: pa.Table) -> NDArray[np.float32]:

@@ -25,7 +25,7 @@ from aupipe.census import Labels, list_stretches, nan_labels
 from aupipe.config import ALIGN_SIZE, PACKAGE
 from aupipe.facs import ACTION_UNITS, AUSet
 from aupipe.folds import label_stats
-from aupipe.schema import DataError, inside, iter_sessions, read_json, read_table
+from aupipe.schema import DataError, iter_sessions, read_json, read_table
 
 STRIPS, STRIP_FRAMES, PAIRS = 3, 12, 3
 _AGES = (0.0, 0.8, 0.4, 0.0, 0.8, 0.4)  # wanted on the contact sheet, so that age goes with neither tone nor sex
@@ -64,10 +64,10 @@ def load(corpus: str, data: Path) -> Material:
     """Raises DataError if there is no manifest, or if one of the files is damaged."""
     manifest = read_table(data / "manifest" / f"{corpus}.parquet", "manifest")
     bare = Material(corpus, data, manifest, None, None, None)
-    card, index, folds = (
-        read_json(bare.files[stage], stage) if bare.files[stage].exists() else None
-        for stage in ("synthesize", "shards", "folds")
+    card, folds = (
+        read_json(bare.files[stage], stage) if bare.files[stage].exists() else None for stage in ("synthesize", "folds")
     )
+    index = shards.load_index(bare.files["shards"].parent) if bare.files["shards"].exists() else None
     return Material(corpus, data, manifest, card, index, folds and folds["folds"])
 
 
@@ -109,19 +109,19 @@ class FaceReader:
     def __init__(self, m: Material) -> None:
         assert m.index is not None
         self.align = min(m.index["align"], key=lambda name: ALIGN_SIZE[name])
-        folder = m.files["shards"].parent
-        self.found = {(e["subject"], e["session"]): (inside(folder, e["path"]), e["rows"]) for e in m.index["sessions"]}
+        self.folder = m.files["shards"].parent
+        self.found = {(e["subject"], e["session"]): (e["path"], e["rows"]) for e in m.index["sessions"]}
 
     def statuses(self, subject: str, session: str) -> list[str]:
         """The status of every frame of a session; empty if the shards do not have it."""
         if (subject, session) not in self.found:
             return []
         path, rows = self.found[subject, session]
-        return shards.read_window(path, 0, rows, 1, ["status"])["status"].to_pylist()
+        return shards.read_window(self.folder, path, 0, rows, 1, ["status"])["status"].to_pylist()
 
     def image(self, subject: str, session: str, row: int) -> str | None:
         """The aligned face of a row, or None where there is none."""
-        table = shards.read_window(self.found[subject, session][0], row, 1, 1, [self.align])
+        table = shards.read_window(self.folder, self.found[subject, session][0], row, 1, 1, [self.align])
         return (jpeg := table[self.align][0].as_py()) and _data_uri(jpeg)
 
 

@@ -61,7 +61,7 @@ def find_twins(shards: Path, fold: Fold) -> list[Twin]:
     places, faces = [], []
     for entry in sessions:
         for row in _pick_rows(entry["usable"], count):
-            face = _read_small(shards / entry["path"], row, index["align"][0])
+            face = _read_small(shards, entry["path"], row, index["align"][0])
             if face is not None:
                 places.append((side_of[entry["subject"]], entry["subject"], entry["session"], row))
                 faces.append(face)
@@ -89,9 +89,9 @@ def _pick_rows(runs: list[list[int]], count: int) -> list[int]:
     return [rows[i] for i in sorted({len(rows) * n // count for n in range(count)})]
 
 
-def _read_small(path: Path, row: int, align: str) -> NDArray[np.float32] | None:
+def _read_small(shards: Path, path: str, row: int, align: str) -> NDArray[np.float32] | None:
     """A small grey face as a vector of mean 0 and length 1; None for a blank one."""
-    jpeg = read_window(path, row, 1, 1, [align])[align][0]
+    jpeg = read_window(shards, path, row, 1, 1, [align])[align][0]
     if not jpeg.is_valid:
         return None
     image: Any = cv2.imdecode(np.frombuffer(jpeg.as_buffer(), np.uint8), cv2.IMREAD_GRAYSCALE)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,8 @@ def shard_schema(aus: AUSet, alignments: tuple[str, ...]) -> pa.Schema:
             pa.field("status", pa.string(), nullable=False),
             pa.field("landmarker", pa.string()),  # who found the face: supplied, prealigned, or a landmarker's name
             pa.field("confidence", pa.float32()),  # of that landmarker; null where the corpus supplied the points
+            pa.field("n_faces", pa.int32()),  # that the landmarker found in the image; null where it did not look
+            pa.field("face_px", pa.float32()),  # longer side of the box around the 49 points, in source pixels
             pa.field("landmarks", pa.list_(pa.float32())),
             *faces,
             *_label_fields(aus),
@@ -119,7 +121,8 @@ class Batch:
 
     frames_BTHWC uint8 RGB · labels_BTM float32 (0 where masked) · mask_BTM bool · crop_B2 int (top, left) ·
     mirror_B bool · seed_B what further random changes are drawn from · clip_B the row of the clip plan · real_BT bool,
-    False for frames that only fill a short clip.
+    False for frames that only fill a short clip · features_BTMD float32, computed once, instead of frames, which then have
+    no pixels · intensity_BTM float32 0–5, NaN where not coded, None unless asked for.
     """
 
     frames_BTHWC: NDArray[np.uint8]
@@ -130,6 +133,13 @@ class Batch:
     seed_B: NDArray[np.int64]
     clip_B: NDArray[np.int64]
     real_BT: NDArray[np.bool_]
+    intensity_BTM: NDArray[np.float32] | None = None
+    features_BTMD: NDArray[np.float32] | None = None
+
+    def part(self, clips: slice) -> Batch:
+        """Some of its clips."""
+        values = (getattr(self, one.name) for one in fields(self))
+        return Batch(*(None if value is None else value[clips] for value in values))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +254,12 @@ def label_arrays(table: pa.Table, aus: AUSet) -> tuple[NDArray[np.float32], NDAr
     labels = [c.fill_null(0).to_numpy(zero_copy_only=False) for c in columns]
     masks = [c.is_valid().to_numpy(zero_copy_only=False) for c in columns]
     return np.stack(labels, 1).astype(np.float32), np.stack(masks, 1)
+
+
+def intensity_array(table: pa.Table, aus: AUSet) -> NDArray[np.float32]:
+    """Intensities (N, M) float32, 0–5, NaN where not coded."""
+    columns = [table[c].combine_chunks() for c in aus.intensity_columns]
+    return np.stack([c.fill_null(np.nan).to_numpy(zero_copy_only=False) for c in columns], 1).astype(np.float32)
 
 
 def iter_sessions(manifest: pa.Table) -> Iterator[pa.Table]:

@@ -1,7 +1,8 @@
 """Session shards: one Parquet file per session with aligned faces as JPEG, labels, status and the warp of each face.
 
 Every frame of the manifest gets its row, whatever becomes of it. Finished sessions carry a key in a sidecar file, so that
-an interrupted build goes on where it was and gives the same bytes in the end; the index is written last.
+an interrupted build goes on where it was and gives the same bytes in the end; the index is written last. The shards may lie
+in a store (see `storage`); index and sidecars are in the checkout in any case.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,26 +24,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from aupipe import schema
+from aupipe import schema, storage
 from aupipe.align import AlignedFace, align, resize_face
 from aupipe.archives import file_of
 from aupipe.config import ALIGN_SIZE, Corpus, code, fingerprint
 from aupipe.faces import PREALIGNED, FaceReader, Found, identify
 from aupipe.images import Picture
 from aupipe.processes import Map, map_processes
-from aupipe.schema import DataError, iter_sessions, read_json, write_stream, write_text
+from aupipe.schema import DataError, inside, iter_sessions, read_json, write_stream, write_text
 
 logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
+_KEYED = re.compile(r"-[0-9a-f]{16}(?=\.parquet$)")  # how `SessionTask.path` ends in a store
 
 
 @dataclass(frozen=True, slots=True)
 class SessionTask:
     """What a worker needs to build one shard: `count` rows of a manifest from `start` on.
 
-    `target` has no suffix (.parquet and .key are added). A task shares the manifest with the others, and takes its own rows
-    alone to another process: Arrow pickles all the rows that a slice is of (apache/arrow#26685).
+    `target` has no suffix (.parquet and .key are added). `store`: where the shard goes instead, if anywhere. A task shares
+    the manifest with the others, and takes its own rows alone to another process: Arrow pickles all the rows that a slice
+    is of (apache/arrow#26685).
     """
 
     manifest: pa.Table
@@ -50,13 +55,20 @@ class SessionTask:
     target: Path
     corpus: Corpus
     key: str
+    store: str | None = None
+
+    @property
+    def path(self) -> str:
+        """The shard in its folder or store. In a store nothing is written over: readers may be at it, so it has the key."""
+        key = "" if self.store is None else f"-{self.key[:16]}"
+        return f"{self.target.parent.name}/{self.target.name}{key}.parquet"
 
     @property
     def rows(self) -> pa.Table:
         return self.manifest.slice(self.start, self.count)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SessionTask, (_copy(self.rows), 0, self.count, self.raw, self.target, self.corpus, self.key)
+        return SessionTask, (_copy(self.rows), 0, self.count, self.raw, self.target, self.corpus, self.key, self.store)
 
 
 def build(
@@ -66,13 +78,15 @@ def build(
     out: Path,
     corpus: Corpus,
     *,
+    store: str | None = None,
     map: Map | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write `out/<subject>/<session>.parquet` for every session of the manifest, then `out/index.json`; return the index.
 
-    `map(function, tasks)` runs the sessions, results in any order: all cores by default, a cluster with
-    `stream.map_sessions`. Raises DataError if more than `corpus.max_bad_fraction` of the frames give no face.
+    `store`: where the Parquet files go instead of `out`. `map(function, tasks)` runs the sessions, results in any order:
+    all cores by default, a cluster with `stream.map_sessions`. Raises DataError if more than `corpus.max_bad_fraction` of
+    the frames give no face, or if a file cannot be written.
     """
     landmarker = identify(corpus.landmarks)
     base = fingerprint(
@@ -80,56 +94,78 @@ def build(
         code("shards", "faces", "align", "landmarks", "blazemesh", "video", "images", "archives"),
     )
     files = dict(zip(inventory["path"].to_pylist(), zip_columns(inventory, "size", "mtime_ns"), strict=True))
-    tasks = list(_tasks(manifest, files, raw, out, corpus, base))
-    entries = {task.target: entry for task in tasks if (entry := _finished(task)) is not None}
-    pending = [task for task in tasks if task.target not in entries]
+    tasks = {task.target: task for task in _tasks(manifest, files, raw, out, corpus, base, store)}
+    stored = {} if store is None else storage.list_files(store)
+    entries = {target: entry for target, task in tasks.items() if (entry := _finished(task, stored)) is not None}
+    pending = [task for target, task in tasks.items() if target not in entries]
     (out / INDEX).unlink(missing_ok=True)  # an older one would vouch for shards that are about to change
     if progress:
         progress(len(entries), len(tasks))
     for target, entry in (map or map_processes)(build_session, pending) if pending else ():
         entries[Path(target)] = entry
+        _keep(tasks[Path(target)], entry)
         if progress:
             progress(len(entries), len(tasks))
-    _remove_strangers(out, {task.target for task in tasks})
+    _remove_strangers(out, tasks.keys(), store)
     index = {
+        **({} if store is None else {"store": store}),
         "aus": list(corpus.au_set),
         "align": list(corpus.align),
         "landmarker": landmarker,
-        "sessions": [entries[task.target] for task in tasks],
+        "sessions": [entries[target] for target in tasks],
     }
+    _report_crowds(index)
     _check_budget(index, corpus.max_bad_fraction, out)
     write_text(json.dumps(index, indent=1) + "\n", out / INDEX)
     return index
 
 
 def load_index(shards: Path) -> dict[str, Any]:
-    """The index of a finished folder of shards. Raises DataError where there is none."""
-    return read_json(shards / INDEX, "shards")
+    """The index of a finished folder of shards; a session's `path` is what `read_window` takes, wherever the shard lies.
+
+    Raises DataError where there is none.
+    """
+    index = read_json(shards / INDEX, "shards")
+    if store := index.get("store"):
+        index["sessions"] = [entry | {"path": storage.join(store, entry["path"])} for entry in index["sessions"]]
+    return index
+
+
+def local_path(path: str) -> str:
+    """What a session's `path` in an index is, or would be, in the checkout: the same name wherever the shard lies."""
+    return _KEYED.sub("", path.partition("#")[2]) if storage.is_address(path) else path
 
 
 def build_session(task: SessionTask) -> tuple[str, dict[str, Any]]:
-    """Read, find, align and encode the faces of one session; write its shard, a row group at a time, then its sidecar."""
+    """Read, find, align and encode the faces of one session; write its shard, a row group at a time."""
     cv2.setNumThreads(1)  # the sessions run side by side: threads inside one would only fight
-    layout = schema.shard_schema(task.corpus.au_set, task.corpus.align)
-    path = _beside(task.target, ".parquet")
-    status: list[str] = []
-    # JPEG bytes do not compress further, and statistics or dictionaries over them only cost.
-    options: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    write_stream(_session_parts(task, layout, status), layout, path, **options)
-    entry = _entry(task, status) | {"sha256": _sha256(path)}
-    write_text(json.dumps({"key": task.key, "entry": entry}), _beside(task.target, ".key"))
+    if task.store is None:
+        return str(task.target), _write_shard(task, _beside(task.target, ".parquet"))
+    with tempfile.TemporaryDirectory(prefix="aupipe-") as folder:
+        path = Path(folder) / "shard.parquet"
+        entry = _write_shard(task, path)
+        storage.put(path, storage.join(task.store, task.path))
     return str(task.target), entry
 
 
-def _session_parts(task: SessionTask, layout: pa.Schema, status: list[str]) -> Iterator[pa.Table]:
-    """The shard's rows, a row group at a time, so that the length of a recording does not matter; fills `status`."""
+def _write_shard(task: SessionTask, path: Path) -> dict[str, Any]:
+    layout = schema.shard_schema(task.corpus.au_set, task.corpus.align)
+    seen: list[dict[str, Any]] = []
+    # JPEG bytes do not compress further, and statistics or dictionaries over them only cost.
+    options: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    write_stream(_session_parts(task, layout, seen), layout, path, **options)
+    return _entry(task, seen) | {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _session_parts(task: SessionTask, layout: pa.Schema, seen: list[dict[str, Any]]) -> Iterator[pa.Table]:
+    """The shard's rows, a row group at a time, so that the length of a recording does not matter; fills `seen`."""
     reader = FaceReader(task.raw, task.corpus)
     copied = [name for name in layout.names if name in task.rows.column_names and name != "landmarks"]
     for start in range(0, task.rows.num_rows, schema.ROW_GROUP):
         part = task.rows.slice(start, schema.ROW_GROUP)
         given = zip_columns(part, "source", "index", "landmarks")
         rows = [_face_row(*reader.read(*row), task) for row in given]
-        status += [row["status"] for row in rows]
+        seen += [{name: row.get(name) for name in ("status", "n_faces")} for row in rows]
         columns = {name: part[name] if name in copied else [r.get(name) for r in rows] for name in layout.names}
         yield pa.table(columns, schema=layout)
 
@@ -142,13 +178,14 @@ def _face_row(picture: Picture, found: Found | None, task: SessionTask) -> dict[
         faces = {name: resize_face(picture.image, ALIGN_SIZE[name]) for name in task.corpus.align}
         return {**row, "status": schema.OK, "landmarker": PREALIGNED, **_encode(faces, task)}
     if found is None:
-        return {**row, "status": schema.NO_FACE}
-    row |= {"landmarker": found.landmarker, "confidence": found.confidence}
+        return {**row, "status": schema.NO_FACE, "n_faces": 0}
+    row |= {"landmarker": found.landmarker, "confidence": found.confidence, "n_faces": found.faces}
     try:
         faces = {name: align(name, picture.image, found.landmarks, picture.reduced) for name in task.corpus.align}
     except DataError:
         return {**row, "status": schema.BAD_LANDMARKS}
-    return {**row, "status": schema.OK, "landmarks": found.landmarks.astype(np.float32).ravel(), **_encode(faces, task)}
+    row |= {"landmarks": found.landmarks.astype(np.float32).ravel(), "face_px": float(np.ptp(found.landmarks, 0).max())}
+    return {**row, "status": schema.OK, **_encode(faces, task)}
 
 
 def _encode(faces: dict[str, AlignedFace], task: SessionTask) -> dict[str, Any]:
@@ -167,20 +204,22 @@ def encode_jpeg(image_HWC: np.ndarray, quality: int) -> bytes:
     return data.tobytes()
 
 
-def _entry(task: SessionTask, status: list[str]) -> dict[str, Any]:
-    """What the planner needs of a session: its rows, its gaps, and which rows can be learned from."""
+def _entry(task: SessionTask, seen: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the planner needs of a session: its rows, its gaps, and which rows can be learned from; and what was seen."""
     table = task.rows
     frames = table["frame"].to_numpy()
     _, mask = schema.label_arrays(table, task.corpus.au_set)
+    status = [row["status"] for row in seen]
     ok = np.array([one == schema.OK for one in status])
     gaps = np.flatnonzero(np.diff(frames) != 1) + 1
     starts = np.r_[0, gaps]
     return {
-        "path": f"{task.target.parent.name}/{task.target.name}.parquet",
+        "path": task.path,
         "subject": table["subject"][0].as_py(),
         "session": table["session"][0].as_py(),
         "rows": table.num_rows,
         "status": dict(Counter(status)),
+        "crowded": sum((row["n_faces"] or 0) > 1 for row in seen),
         "runs": np.stack([starts, np.diff(np.r_[starts, len(frames)])], 1).tolist(),
         "usable": _runs(ok & mask.any(1)),
     }
@@ -198,7 +237,13 @@ def zip_columns(table: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
 
 
 def _tasks(
-    manifest: pa.Table, files: dict[str, tuple[int, int]], raw: Path, out: Path, corpus: Corpus, base: str
+    manifest: pa.Table,
+    files: dict[str, tuple[int, int]],
+    raw: Path,
+    out: Path,
+    corpus: Corpus,
+    base: str,
+    store: str | None,
 ) -> Iterator[SessionTask]:
     """A task for every session of the manifest. files: path → size and time, of the inventory."""
     start = 0
@@ -207,7 +252,7 @@ def _tasks(
         if any(name in ("", ".", "..") or "/" in name for name in (subject, session)):
             raise DataError(f"subject '{subject}', session '{session}' cannot name a file in {out}; rename them")
         key = fingerprint([base, *_inputs(rows, files)])
-        yield SessionTask(manifest, start, rows.num_rows, raw, out / subject / session, corpus, key)
+        yield SessionTask(manifest, start, rows.num_rows, raw, out / subject / session, corpus, key, store)
         start += rows.num_rows
 
 
@@ -231,14 +276,48 @@ def _beside(target: Path, suffix: str) -> Path:
     return target.with_name(target.name + suffix)
 
 
-def _finished(task: SessionTask) -> dict[str, Any] | None:
-    """The index entry of a session that was built from the same inputs by the same code, and is still whole."""
+def _finished(task: SessionTask, stored: dict[str, int]) -> dict[str, Any] | None:
+    """The index entry of a session that was built from the same inputs by the same code, and is still whole.
+
+    stored: path → bytes of what a store holds, which is not fetched for the sake of its hash.
+    """
     try:
-        sidecar = json.loads(_beside(task.target, ".key").read_text(encoding="utf-8"))
-        whole = sidecar["key"] == task.key and sidecar["entry"]["sha256"] == _sha256(_beside(task.target, ".parquet"))
-    except (OSError, ValueError, KeyError):
+        sidecar = _read_sidecar(_beside(task.target, ".key"))
+        entry = sidecar["entry"]
+        if sidecar["key"] != task.key or entry["path"] != task.path:
+            return None
+        if task.store is not None:
+            return entry if stored.get(task.path) == entry["bytes"] else None
+        return entry if entry["sha256"] == _sha256(_beside(task.target, ".parquet")) else None
+    except (OSError, KeyError):
         return None
-    return sidecar["entry"] if whole else None
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    """A sidecar, or an empty one where it is absent or damaged."""
+    try:
+        sidecar = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return sidecar if isinstance(sidecar, dict) else {}
+
+
+def _keep(task: SessionTask, entry: dict[str, Any]) -> None:
+    """Note that a session is finished; what its sidecar vouched for before goes, if it lies elsewhere."""
+    sidecar = _beside(task.target, ".key")
+    _remove_shard(sidecar, task.store, keep=task.path)
+    write_text(json.dumps({"key": task.key, "entry": entry}), sidecar)
+
+
+def _remove_shard(sidecar: Path, store: str | None, keep: str = "") -> None:
+    path = _read_sidecar(sidecar).get("entry", {}).get("path", f"{sidecar.parent.name}/{sidecar.stem}.parquet")
+    local = inside(sidecar.parents[1], path)
+    if path == keep:
+        return
+    if local.exists():
+        local.unlink()
+    elif store is not None:
+        storage.delete(storage.join(store, path))
 
 
 def _sha256(path: Path) -> str:
@@ -246,12 +325,23 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _remove_strangers(out: Path, targets: set[Path]) -> None:
+def _remove_strangers(out: Path, targets: Collection[Path], store: str | None) -> None:
     """Shards of sessions that the manifest no longer has; only files that carry our sidecar are touched."""
     for sidecar in out.glob("*/*.key"):
         if sidecar.with_suffix("") not in targets:
-            sidecar.with_suffix(".parquet").unlink(missing_ok=True)
+            _remove_shard(sidecar, store)
             sidecar.unlink()
+
+
+def _report_crowds(index: dict[str, Any]) -> None:
+    crowded = [entry for entry in index["sessions"] if entry["crowded"]]
+    if crowded:
+        names = ", ".join(f"{e['subject']}/{e['session']}" for e in crowded[:3]) + (", …" if len(crowded) > 3 else "")
+        logger.warning(
+            "%d sessions have frames with several faces (%s), in %d frames; one face is followed by continuity, then area: "
+            "look whether it is the subject's, and crop the video around the subject if not",
+            *(len(crowded), names, sum(entry["crowded"] for entry in crowded)),
+        )
 
 
 def _check_budget(index: dict[str, Any], budget: float, out: Path) -> None:
@@ -268,10 +358,13 @@ def _check_budget(index: dict[str, Any], budget: float, out: Path) -> None:
         )
 
 
-def read_window(path: Path, start: int, count: int, interval: int, columns: list[str]) -> pa.Table:
-    """`count` rows of a shard, `interval` apart from row `start`; only the row groups that hold them are read."""
+def read_window(shards: Path, path: str, start: int, count: int, interval: int, columns: list[str]) -> pa.Table:
+    """`count` rows of a shard, `interval` apart from row `start`; only the row groups that hold them are read.
+
+    path: of a session in `load_index(shards)`. Raises DataError for a shard that is absent, damaged or out of reach.
+    """
     try:
-        file = pq.ParquetFile(path)
+        file = storage.open_parquet(path) if storage.is_address(path) else pq.ParquetFile(inside(shards, path))
         stop = start + (count - 1) * interval + 1
         groups = range(start // schema.ROW_GROUP, -(-stop // schema.ROW_GROUP))
         table = file.read_row_groups(list(groups), columns=columns, use_threads=False)

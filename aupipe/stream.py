@@ -124,7 +124,8 @@ def _read(plan: pa.Table, shards: Path, spec: ClipSpec, epoch: Epoch) -> pa.Tabl
     except DataError as error:
         nothing = pa.nulls(plan.num_rows)
         clips = plan.append_column("faces", nothing.cast(pa.list_(pa.binary())))
-        clips = clips.append_column("labels", nothing.cast(pa.list_(pa.float32())))
+        for name in ("labels", *(["intensities"] if spec.intensity else [])):
+            clips = clips.append_column(name, nothing.cast(pa.list_(pa.float32())))
         problem = str(error)
     return clips.append_column("problem", pa.array([problem] * plan.num_rows, pa.string()))
 

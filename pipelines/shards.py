@@ -1,8 +1,11 @@
-"""Manifest and raw tree → data/shards/<corpus>/: aligned faces, a file per session, found and cut on all cores or nodes."""
+"""Manifest and raw tree → data/shards/<corpus>/: aligned faces, a file per session, found and cut on all cores or nodes.
+
+With AUPIPE_STORAGE the files go there, and the index that names them stays here.
+"""
 
 from pathlib import Path
 
-from aupipe import shards, stream
+from aupipe import shards, storage, stream
 from aupipe.config import raw_root
 from aupipe.schema import read_table
 from pipelines._door import opened, params, parse, progress
@@ -18,6 +21,7 @@ def main() -> None:
             raw_root(args.corpus),
             output,
             params(args).corpus(args.corpus),
+            store=storage.store_of(output),
             map=None if args.local else stream.map_sessions,
             progress=report,
         )

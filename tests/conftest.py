@@ -23,7 +23,10 @@ STATS = {"rate": [0.4, 0.4, 0.4], "pearson": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], 
 
 
 def write_shards(folder: Path, subjects: int = 6, sessions: int = 2, frames: int = 20, align: str = "face112") -> Path:
-    """Shards of noise in which AU k brightens the k-th third of the picture; frame 3 has no face, frame 5 no AU4 code."""
+    """Shards of noise in which AU k brightens the k-th third of the picture; frame 3 has no face, frame 5 no AU4 code.
+
+    Intensities are coded but for AU1's of frame 7, 0 to 4: above 2 where the AU is present.
+    """
     entries = []
     for s in range(subjects):
         for t in range(sessions):
@@ -47,6 +50,8 @@ def _write_session(folder: Path, subject: str, session: str, frames: int, align:
         row |= {"status": schema.NO_FACE if no_face else schema.OK}
         row |= {align: None if no_face else encode_jpeg(image.astype(np.uint8), 90)}
         row |= {c: int(v) for c, v in zip(AUS.columns, labels[number], strict=True) if not (uncoded and c == "AU04_c")}
+        row |= {c: 2.5 * v + number % 3 / 2 for c, v in zip(AUS.intensity_columns, labels[number], strict=True)}
+        row |= {"AU01_r": None} if number == 7 else {}
         rows.append(row)
     layout = schema.shard_schema(AUS, (align,))
     table = pa.table({name: [row.get(name) for row in rows] for name in layout.names}, schema=layout)

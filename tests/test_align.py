@@ -174,6 +174,25 @@ def test_outside_of_the_image_is_grey():
     np.testing.assert_array_equal(corner[50:, 50:], IMAGE[:50, :50])
 
 
+@pytest.mark.parametrize("name", ["face200", "face112"])
+def test_face_at_the_border_is_filled_as_its_alignment_says(name):
+    """The left part of the square lies outside of the image; the faces are the same where they lie inside."""
+    points = make_landmarks() - [make_landmarks()[:, 0].min(), 0]
+    grey, black, mirror = (align(name + kind, IMAGE, points) for kind in ("", "-black", "-reflect"))
+    size = len(grey.image)
+    pixels = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).reshape(-1, 2)
+    source = transform_points(pixels, cv2.invertAffineTransform(grey.warp)).reshape(size, size, 2)
+    outside = source[..., 0] < -2
+    inside = ((source > 1) & (source < np.array(IMAGE.shape[1::-1]) - 2)).all(-1)
+    assert outside.any()
+    assert (grey.image[outside] == 128).all()
+    assert (black.image[outside] == 0).all()
+    assert len(np.unique(mirror.image[outside])) > 20
+    for other in (black, mirror):
+        np.testing.assert_array_equal(other.image[inside], grey.image[inside])
+        np.testing.assert_array_equal(other.warp, grey.warp)
+
+
 @pytest.mark.parametrize("angle", [0.0, 0.4])
 @pytest.mark.parametrize("scale", [0.12, 0.3, 0.45])
 def test_strong_reduction_averages_and_stays_in_place(scale, angle):
@@ -254,7 +273,7 @@ def test_mirrored_face_is_the_mirror_of_the_aligned_face():
 
 
 def test_names_of_alignments_are_those_of_the_configuration():
-    assert set(ALIGNMENTS) == set(ALIGN_SIZE)
+    assert set(ALIGNMENTS) == {name.partition("-")[0] for name in ALIGN_SIZE}
     for name, size in ALIGN_SIZE.items():
         assert align(name, IMAGE, make_landmarks()).image.shape == (size, size, 3)
     with pytest.raises(ConfigError, match="face200"):

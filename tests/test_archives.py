@@ -8,7 +8,19 @@ import zipfile
 import pytest
 
 from aupipe import archives
-from aupipe.archives import Entry, exists, find, list_folder, locate, on_disk, read_bytes, relative, search, split_zip
+from aupipe.archives import (
+    Entry,
+    exists,
+    find,
+    list_folder,
+    locate,
+    on_disk,
+    read_bytes,
+    relative,
+    same_content,
+    search,
+    split_zip,
+)
 from aupipe.schema import DataError
 
 
@@ -38,11 +50,11 @@ def test_folder_and_zip_list_alike_and_by_number(raw):
         assert [(e.name, e.folder) for e in list_folder(place)] == [
             ("0.jpg", False), ("9.jpg", False), ("10.jpg", False), ("T10", True)
         ]  # fmt: skip
-    assert list_folder(raw / "F001.zip") == [Entry("F001", raw / "F001.zip::F001", True)]
+    assert list_folder(raw / "F001.zip") == [Entry("F001", str(raw / "F001.zip::F001"), True)]
     assert [e.name for e in list_folder(raw)] == ["all.ZIP", "F001.zip", "Frames"]
     assert all(e.folder for e in list_folder(raw)), "a zip counts as a folder"
     deep = list_folder(raw / "all.ZIP::deep/F002.zip")
-    assert deep == [Entry("T1", raw / "all.ZIP::deep/F002.zip::T1", True)]
+    assert deep == [Entry("T1", str(raw / "all.ZIP::deep/F002.zip::T1"), True)]
 
 
 def test_every_entry_can_be_read_by_its_path(raw):
@@ -175,6 +187,31 @@ def test_names_that_are_no_text_are_left_out_and_logged(raw, caplog):
 
 def test_a_link_to_itself_is_a_file_that_cannot_be_read(raw):
     (raw / "Frames/7.jpg").symlink_to("7.jpg")
-    assert list_folder(raw / "Frames")[1] == Entry("7.jpg", raw / "Frames/7.jpg", False)
+    assert list_folder(raw / "Frames")[1] == Entry("7.jpg", str(raw / "Frames/7.jpg"), False)
     with pytest.raises(DataError, match=r"7\.jpg"):
         read_bytes(raw / "Frames/7.jpg")
+
+
+def test_copies_are_told_from_others_wherever_they_lie(tmp_path):
+    files = {f"{n:04d}.jpg": bytes([n]) * (n + 1) for n in range(40)}
+    folders = {}
+    for kind, changes in {
+        "one": {}, "copy": {}, "longer": {"0007.jpg": b"more"}, "other": {"0000.jpg": b"x"}, "fewer": {"0039.jpg": None},
+    }.items():  # fmt: skip
+        own = {name: data for name, data in (files | changes).items() if data is not None}
+        folders[kind] = tmp_path / kind / "v"
+        folders[kind].mkdir(parents=True)
+        for name, data in own.items():
+            (folders[kind] / name).write_bytes(data)
+        (tmp_path / kind / "flat.zip").write_bytes(make_zip(own))
+        (tmp_path / kind / "deep.zip").write_bytes(make_zip({f"v/{name}": data for name, data in own.items()}))
+    (folders["copy"] / ".DS_Store").write_bytes(b"junk")
+    for kind in folders:
+        for place in ("v", "flat.zip", "deep.zip::v"):
+            same = same_content(folders["one"], tmp_path / kind / place)
+            assert same == (kind in ("one", "copy")), (kind, place)
+    assert same_content(folders["one"] / "0003.jpg", tmp_path / "copy/deep.zip::v/0003.jpg")
+    assert not same_content(folders["one"] / "0000.jpg", folders["other"] / "0000.jpg")
+    assert not same_content(folders["one"], tmp_path / "nowhere")
+    (tmp_path / "copy/flat.zip").write_bytes(b"no zip")
+    assert not same_content(folders["one"], tmp_path / "copy/flat.zip")

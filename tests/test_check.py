@@ -248,6 +248,17 @@ def test_multi_task_train_set_is_compared(tmp_path, monkeypatch):
     assert lines[f"coded frames, {part}"].found == 2
 
 
+def test_malformed_label_file_is_a_line_that_names_it(tmp_path):
+    rows = "\n".join(f"{n},{n % 2}" for n in range(1, 5))
+    for subject, text in (("F001", rows), ("F002", rows.replace("3,1", "3,7"))):
+        add_images(tmp_path, f"{subject}/T1", range(1, 5))
+        (tmp_path / "AUCoding/AU_OCC").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"AUCoding/AU_OCC/{subject}_T1.csv").write_text(f"frame,AU1\n{text}\n")
+    line = check_corpus(tmp_path, "bp4d")[0]
+    assert (line.what, line.found, line.verdict) == ("label files that are malformed", 1, check.DIFFERS)
+    assert "F002_T1.csv, line 4: '7'" in line.cause
+
+
 def test_what_cannot_be_checked_is_said(tmp_path):
     with pytest.raises(ConfigError, match="no published counts of the layout 'generic'"):
         check_corpus(tmp_path, "generic")

@@ -20,6 +20,7 @@ from aupipe.clips import (
     draw_crops,
     epoch_order,
     plan_clips,
+    plan_runs,
     rank_slice,
     read_clips,
     steps_per_epoch,
@@ -121,6 +122,8 @@ def test_folder_without_an_index_holds_no_finished_shards(shards):
 def test_spec_is_what_the_recipe_says():
     recipe = make_recipe(clip={"frames": 5, "stride": 3, "interval": 2})
     assert ClipSpec.of(recipe, AUS, 9) == ClipSpec(AUS, 5, 3, 2, "face112", 64, 9)
+    recipe = make_recipe(model={"name": "attention_cnn", "intensity": True}, loss={"intensity": 0.1})
+    assert ClipSpec.of(recipe, AUS, 9).intensity
 
 
 @settings(max_examples=60, deadline=None)
@@ -185,16 +188,20 @@ def test_evaluation_takes_the_centre_unmirrored():
 
 @pytest.mark.parametrize("train", [True, False])
 def test_workers_together_see_the_batches_of_one(shards, train):
-    plan = plan_clips(shards, ["F001", "F002"], SPEC, train=train)
+    spec = replace(SPEC, intensity=True)
+    plan = plan_clips(shards, ["F001", "F002"], spec, train=train)
     options = {"train": train, "seed": 1, "epoch": 2}
-    alone = list(clip_batches(plan, shards, SPEC, **options))
-    pairs = [list(clip_batches(plan, shards, SPEC, rank=rank, world=2, **options)) for rank in (0, 1)]
+    alone = list(clip_batches(plan, shards, spec, **options))
+    pairs = [list(clip_batches(plan, shards, spec, rank=rank, world=2, **options)) for rank in (0, 1)]
     assert len(alone) == steps_per_epoch(plan, SPEC.batch) == len(pairs[0])
     for whole, *halves in zip(alone, *pairs, strict=True):
         for name in schema.Batch.__slots__:
-            np.testing.assert_array_equal(getattr(whole, name), np.concatenate([getattr(h, name) for h in halves]))
+            parts = [getattr(half, name) for half in halves]
+            together = None if parts[0] is None else np.concatenate(parts)
+            np.testing.assert_array_equal(getattr(whole, name), together)
+        assert whole.intensity_BTM is not None
         assert len(whole.clip_B) == 4
-    later = list(clip_batches(plan, shards, SPEC, start=3, **options))
+    later = list(clip_batches(plan, shards, spec, start=3, **options))
     assert [b.clip_B.tolist() for b in later] == [b.clip_B.tolist() for b in alone[3:]]
     np.testing.assert_array_equal(later[0].frames_BTHWC, alone[3].frames_BTHWC)
 
@@ -228,6 +235,29 @@ def test_clip_holds_the_frames_and_labels_of_its_rows(shards):
     assert batch.real_BT.all()
 
 
+@pytest.mark.parametrize("frames", [1, 3, 9, 64])
+def test_context_of_a_plan_is_whole_runs_in_windows(tmp_path, frames):
+    runs = {"S1/T.parquet": [[0, 9], [9, 1], [10, 4]], "S2/T.parquet": [[0, 7]], "S3/T.parquet": [[0, 5]]}
+    sessions = [{"path": p, "subject": p[:2], "session": "T", "rows": 14, "runs": r, "usable": r} for p, r in runs.items()]
+    (tmp_path / "index.json").write_text(json.dumps({"align": ["face112"], "sessions": sessions}))
+    plan = plan_clips(tmp_path, ["S1", "S2", "S3"], SPEC)
+    chosen = [
+        (c["path"], c["start"]) in {("S2/T.parquet", 6), ("S1/T.parquet", 9), ("S1/T.parquet", 3)} for c in plan.to_pylist()
+    ]
+    windows = plan_runs(plan.filter(pa.array(chosen)), tmp_path, frames).to_pylist()
+    assert [w["clip"] for w in windows] == list(range(len(windows)))
+    assert all(1 <= w["frames"] <= frames and w["subject"] == w["path"][:2] for w in windows)
+    seen, found = [], []
+    for w in windows:
+        seen += [(w["path"], row) for row in range(w["start"], w["start"] + w["frames"])]
+        if w["ends"]:
+            found.append(seen)
+            seen = []
+    touched = (("S1/T.parquet", 0, 9), ("S1/T.parquet", 9, 1), ("S2/T.parquet", 0, 7))
+    assert found == [[(path, row) for row in range(start, start + length)] for path, start, length in touched]
+    assert not seen
+
+
 def test_frame_without_a_face_is_zeros_and_masked(shards):
     batch, _ = read(shards, 1)
     assert (batch.frames_BTHWC[0, 0] == 0).all()
@@ -244,6 +274,38 @@ def test_short_clip_is_filled_and_the_filling_masked(shards):
     assert not batch.mask_BTM[0, 2].any()
     assert batch.mask_BTM[0, :2].all()
     np.testing.assert_array_equal(batch.labels_BTM[0, :2], schema.label_arrays(table, AUS)[0][18:20])
+
+
+def test_intensities_come_if_asked_for_with_a_mask_of_their_own(shards):
+    assert read(shards, 2)[0].intensity_BTM is None
+    spec = replace(SPEC, intensity=True)
+    batch, table = read(shards, 2, spec)
+    expected = schema.intensity_array(table, AUS)
+    np.testing.assert_array_equal(batch.intensity_BTM[0], expected[6:9])
+    assert np.isnan(batch.intensity_BTM[0]).tolist() == [[False] * 3, [True, False, False], [False] * 3]
+    assert batch.mask_BTM.all(), "the occurrence is coded where the intensity is not"
+    assert batch.intensity_BTM.dtype == np.float32
+    faceless, _ = read(shards, 1, spec)
+    assert np.isnan(faceless.intensity_BTM[0]).all(1).tolist() == [True, False, False]
+    assert faceless.intensity_BTM[0, 2].tolist() == expected[5].tolist(), "coded where AU4's occurrence is not"
+    short, _ = read(shards, 6, spec)
+    assert np.isnan(short.intensity_BTM[0]).all(1).tolist() == [False, False, True]
+
+
+def test_corpus_without_intensities_is_named_before_training(tmp_path):
+    shards = write_shards(tmp_path, 2, 1)
+    spec = replace(SPEC, intensity=True)
+    for path, kept in (("F001/T1.parquet", False), ("F002/T1.parquet", True)):
+        table = pq.read_table(shards / path)
+        for name in AUS.intensity_columns:
+            if not kept:
+                at = table.schema.get_field_index(name)
+                table = table.set_column(at, table.schema.field(at), pa.nulls(len(table), pa.float32()))
+        schema.write_table(table, shards / path)
+    assert plan_clips(shards, ["F001", "F002"], spec, train=True).num_rows
+    assert plan_clips(shards, ["F001"], spec).num_rows, "evaluation needs none"
+    with pytest.raises(DataError, match=r"codes no intensity.*loss\.intensity"):
+        plan_clips(shards, ["F001"], spec, train=True)
 
 
 def test_interval_skips_frames_in_training_and_not_in_evaluation(shards):

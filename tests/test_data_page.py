@@ -26,7 +26,7 @@ def test_the_page_for_licence_holders_names_every_option(layout):
 def test_corpora_on_the_page_can_be_copied_into_the_params():
     blocks = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     corpora = {name: values for block in blocks for name, values in yaml.safe_load(block).items()}
-    assert corpora.keys() == {"bp4dplus", "disfaplus", "my-videos"}
+    assert corpora.keys() == {"bp4dplus", "disfaplus", "my-videos", "cross"}
     for name, values in corpora.items():
         corpus = build(Corpus, values, name)
         dataset_of(corpus)

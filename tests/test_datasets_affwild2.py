@@ -109,7 +109,13 @@ def test_image_roots_are_merged_and_the_first_counts(raw, caplog):
         "video3": "batch2/cropped_aligned_new_50_vids/video3",
         "video4": "cropped/batch2/video4",
     }
-    assert "2 videos have images in two places" in caplog.text
+    assert "in two places" not in caplog.text
+    _, report = survey(get_dataset("affwild2"), raw)
+    assert any(note.startswith("2 videos have images in two places, with the same bytes") for note in report["notes"])
+    (raw / "cropped/batch1/video1/00002.jpg").write_bytes(b"another")
+    (raw / "batch1/cropped_aligned/video2/00007.jpg").touch()
+    assert manifest(raw) == table, "of each video the first counts"
+    assert "2 videos have images in two places, which differ" in caplog.text
 
 
 def test_crops_and_annotations_in_zips(raw):
@@ -174,10 +180,11 @@ def test_padding_does_not_matter_and_a_number_is_there_once(raw):
     assert manifest(raw, strict=True)["source"].to_pylist()[5] == "cropped_aligned/video1/6.jpg"
     (folder / "006.jpg").touch()
     with pytest.raises(DataError, match=r"two images of frame 6.*006\.jpg and 6\.jpg"):
-        manifest(raw)
+        manifest(raw, strict=True)
+    assert manifest(raw)["source"].to_pylist()[5] == "cropped_aligned/video1/006.jpg"
 
 
-def test_two_faces_are_sessions_of_one_subject(raw):
+def test_two_faces_of_a_video_are_subjects_of_one_group(raw):
     name = "135-24-1920x1080"
     for suffix in ("_left", "_right"):
         add_labels(raw, name + suffix)
@@ -186,9 +193,9 @@ def test_two_faces_are_sessions_of_one_subject(raw):
         add_labels(raw, face)
         add_crops(raw, face)
     table = manifest(raw, strict=True)
-    assert set(of(table, f"{name}_left")["subject"].to_pylist()) == {name}
-    assert set(of(table, f"{name}_right")["subject"].to_pylist()) == {name}
-    assert set(of(table, "video59")["subject"].to_pylist()) == set(of(table, "video59_right")["subject"].to_pylist())
+    assert table["subject"] == table["session"]
+    for face in (f"{name}_left", f"{name}_right", "video59", "video59_right"):
+        assert set(of(table, face)["group"].to_pylist()) == {name if face.startswith(name) else "video59"}
     assert of(table, f"{name}_left")["source"].to_pylist()[0] == f"cropped_aligned/{name}_left/00001.jpg"
 
 
@@ -207,7 +214,7 @@ def test_the_official_split_is_of_subjects(raw):
         add_labels(raw, face, side)
         add_crops(raw, face)
     division = published_partition(get_dataset("affwild2"), manifest(raw))
-    assert division.splits == {"train": {"video1", "video5"}, "val": {"video6"}}
+    assert division.splits == {"train": {"video1", "video5_left", "video5_right"}, "val": {"video6"}}
 
 
 def test_a_video_on_both_sides_of_the_split_is_an_error(raw):

@@ -106,7 +106,11 @@ def test_zip_that_was_extracted_is_not_read_twice(raw, caplog):
     table = manifest(raw)
     assert labels(table) == labels(expected)
     assert table["source"].to_pylist()[0] == "Sequences(2D+3D)/F001/T1/0000.jpg", "what was extracted"
-    assert "F001.zip" in caplog.text
+    assert "F001.zip" not in caplog.text
+    assert "F001.zip::F001/T1 is a copy of" in str(survey(get_dataset("bp4d"), raw)[1]["notes"])
+    (raw / "Sequences(2D+3D)/F001/T1/0003.jpg").write_bytes(b"other")
+    assert manifest(raw)["source"].to_pylist() == table["source"].to_pylist()
+    assert "F001.zip::F001/T1 differ; the first is taken" in caplog.text
 
 
 def test_damaged_zip_costs_its_own_subject_alone(raw, caplog):

@@ -83,8 +83,15 @@ def test_malformed_labels_name_file_and_line(raw, error):
     change, message = ERRORS[error]
     add_labels(raw, "AU_OCC/F001_T1.csv", change(tidy(raw)))
     with pytest.raises(DataError, match=message) as caught:
-        manifest(raw)
+        manifest(raw, strict=True)
     assert "\n" not in str(caught.value)
+    table, report = survey(get_dataset("bp4d"), raw)
+    assert report["errors"] == [str(caught.value)]
+    assert table["AU06_c"].null_count == table.num_rows == 10, "its images keep their rows; its intensities are another file"
+    assert table["AU06_r"].null_count < 10
+    shutil.rmtree(raw / "AUCoding/AU_INT")
+    with pytest.raises(DataError, match=message):
+        manifest(raw)
 
 
 @pytest.mark.parametrize(
@@ -92,8 +99,13 @@ def test_malformed_labels_name_file_and_line(raw, error):
 )
 def test_malformed_intensities(raw, data):
     path = add_labels(raw, "AU_INT/AU06/F001_T1_AU06.csv", data)
+    expected = manifest(raw)["AU06_c"]
     with pytest.raises(DataError, match=path.name):
-        manifest(raw)
+        manifest(raw, strict=True)
+    table, report = survey(get_dataset("bp4d"), raw)
+    assert [path.name in error for error in report["errors"]] == [True]
+    assert table["AU06_r"].null_count == table.num_rows
+    assert table["AU06_c"] == expected
 
 
 def test_frames_out_of_order_or_twice_are_put_in_order(raw, caplog):
@@ -113,14 +125,21 @@ def test_codes_come_in_the_order_of_frames(tmp_path):
     assert values.tolist() == [[1, 0], [0, 1], [NULL, 1]]
 
 
-def test_every_malformed_file_is_in_the_log_before_the_run_ends(raw, caplog):
+def test_no_malformed_file_ends_the_run_and_all_are_named(raw, caplog):
     for subject in ("F002", "F003"):
         add_images(raw, f"{subject}/T1", range(10))
         add_labels(raw, f"AU_OCC/{subject}_T1.csv", tidy(raw).replace("6,", "x,", 1) if subject == "F003" else "nothing")
-    with pytest.raises(DataError, match=r"F002_T1\.csv.*and 1 more sessions") as caught:
-        manifest(raw)
+    with pytest.raises(DataError, match=r"F002_T1\.csv.*and 1 more") as caught:
+        manifest(raw, strict=True)
     assert "\n" not in str(caught.value)
     assert "F003_T1.csv, line 1" in caplog.text
+    caplog.clear()
+    _, report = survey(get_dataset("bp4d"), raw)
+    assert [entry["rows"] for entry in report["sessions"]] == [10, 10, 10]
+    assert [entry["labelled"] for entry in report["sessions"]] == [5, 0, 0]
+    assert [name in error for name, error in zip(("F002_T1", "F003_T1"), report["errors"], strict=True)] == [True, True]
+    assert all(error in entry["notes"] for error, entry in zip(report["errors"], report["sessions"][1:], strict=True))
+    assert "2 label files are malformed" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,6 @@ ERRORS = {
     "blank": ("1,0\n2,\n", "line 2: ''"),
     "question mark": ("1,?\n", "line 1: '\\?'"),
     "conflict": ("1,0\n2,1\n2,2\n", "line 3: frame 2 was coded otherwise"),
-    "frame 0": ("0,1\n1,0\n", "frame 0.*count from 1"),
     "no number": ("x,1\n", "line 1: 'x'"),
     "negative": ("-3,1\n", "line 1: '-3'"),
     "header": ("frame,intensity\n1,0\n", "line 1"),
@@ -100,8 +99,19 @@ def test_malformed_labels_name_file_and_line(raw, error):
     path = raw / "ActionUnit_Labels/SN001/SN001_au12.txt"
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
     with pytest.raises(DataError, match=message) as caught:
-        manifest(raw)
+        manifest(raw, strict=True)
     assert "\n" not in str(caught.value)
+    table, report = survey(get_dataset("disfa"), raw)
+    assert report["errors"] == [str(caught.value)]
+    assert table["AU12_c"].null_count == table["AU12_r"].null_count == FRAMES
+    assert table["AU01_r"].to_pylist() == levels_of(1), "the other files are read"
+
+
+def test_labels_that_count_from_0_are_not_read(raw):
+    (raw / "ActionUnit_Labels/SN001/SN001_au12.txt").write_text("".join(f"{n},1\n" for n in range(FRAMES)))
+    for strict in (True, False):
+        with pytest.raises(DataError, match=r"frame 0.*count from 1"):
+            manifest(raw, strict=strict)
 
 
 def test_one_bad_file_does_not_hide_the_others(raw, caplog):
@@ -110,8 +120,9 @@ def test_one_bad_file_does_not_hide_the_others(raw, caplog):
         add_labels(raw / f"ActionUnit_Labels/{subject}", subject)
         (raw / f"ActionUnit_Labels/{subject}/{subject}_au1.txt").write_text("1,7\n")
     with pytest.raises(DataError, match=r"SN002_au1\.txt.*1 more"):
-        manifest(raw)
+        manifest(raw, strict=True)
     assert "SN003_au1.txt" in caplog.text
+    assert manifest(raw)["AU01_r"].null_count == 2 * FRAMES
 
 
 def test_frames_with_lost_landmarks(raw):

@@ -83,7 +83,10 @@ def test_malformed_labels_of_disfaplus(tmp_path, error):
     data, message = PLUS_ERRORS[error]
     (raw / "Labels/SN001/A1_AU1_TrailNo_1/AU12.txt").write_text(data)
     with pytest.raises(DataError, match=rf"AU12\.txt.*{message}"):
-        manifest(raw)
+        manifest(raw, strict=True)
+    table = manifest(raw)
+    assert table["AU12_r"].null_count == table.num_rows
+    assert table["AU01_r"].null_count == 0
 
 
 def test_the_same_people_in_both_corpora(tmp_path):

@@ -89,7 +89,7 @@ def affwild2_truth(spec):
             for n, codes in enumerate(scene.labels()[0]):
                 frames[n + 1] = {} if gone[n] else columns_of(AUS, codes, "c")
             name = affwild2_files.name_video(spec, subject, session, 10.0)
-            yield (name.removesuffix("_left").removesuffix("_right"), name), frames
+            yield (name, name), frames
 
 
 TRUTH = {"affwild2": affwild2_truth, "bp4d": bp4d_truth, "disfa": disfa_truth}

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from conftest import AUS
 from hypothesis import given, settings
@@ -166,9 +167,15 @@ def test_parts_that_came_with_the_data_are_the_test_sides():
 
 def test_leaving_out_a_corpus_leaves_out_its_people_elsewhere():
     disfa, plus = [f"SN{n:03d}" for n in range(1, 13)], [f"SN{n:03d}" for n in (1, 3, 4)]
-    manifests = {"bp4d": make_manifest(SUBJECTS), "disfa": make_manifest(disfa), "plus": make_manifest(plus)}
-    manifests["bp4d"] = manifests["bp4d"].drop_columns(["AU12_c", "AU12_r"])
-    folds = {f.name: f for f in leave_one_out(manifests, {"disfa": "disfa", "plus": "disfa"}, seed=1)}
+    corpora = {"bp4d": SUBJECTS, "disfa": disfa, "plus": plus}
+    manifest = make_manifest([f"{name}:{subject}" for name, subjects in corpora.items() for subject in subjects])
+    part_of = {s: s.partition(":")[0] for s in manifest["subject"].to_pylist()}
+    manifest = set_column(manifest, "part", part_of)
+    manifest = set_column(manifest, "group", {s: s.replace("plus", "disfa") for s in part_of})
+    is_bp4d = pa.array([part_of[s] == "bp4d" for s in manifest["subject"].to_pylist()])
+    uncoded = pc.if_else(is_bp4d, pa.scalar(None, pa.int8()), manifest["AU12_c"])
+    manifest = manifest.set_column(manifest.column_names.index("AU12_c"), "AU12_c", uncoded)
+    folds = {f.name: f for f in leave_one_out(manifest, seed=1)}
     assert sorted(folds) == ["bp4d", "disfa", "plus"]
     for name, subjects in (("bp4d", SUBJECTS), ("disfa", disfa), ("plus", plus)):
         assert list(folds[name].test) == [f"{name}:{s}" for s in subjects]
@@ -180,8 +187,12 @@ def test_leaving_out_a_corpus_leaves_out_its_people_elsewhere():
         assert not whole & {("disfa" if s[:5] in ("disfa", "plus:") else "bp4d") + s[s.index(":") :] for s in fold.val}
     assert folds["disfa"].stats.n_M[2] == 0, "BP4D here does not code AU 12"
     assert folds["bp4d"].stats.n_M[2] > 0
-    with pytest.raises(DataError, match="two corpora"):
-        leave_one_out({"bp4d": manifests["bp4d"]})
+    for fold in folds.values():
+        check_sides(fold, dict(zip(manifest["subject"].to_pylist(), manifest["group"].to_pylist(), strict=True)))
+    with pytest.raises(DataError, match="two parts"):
+        leave_one_out(manifest.filter(is_bp4d))
+    with pytest.raises(DataError, match="leaves 0 subjects"):
+        leave_one_out(manifest.filter(pc.invert(is_bp4d)))
 
 
 def test_statistics_are_of_the_train_subjects_alone():

@@ -94,7 +94,7 @@ def test_many_sessions_are_thinned_evenly(folder, monkeypatch):
     read = []
     real = leaks._read_small
     monkeypatch.setattr(
-        leaks, "_read_small", lambda path, row, align: read.append((path.name, row)) or real(path, row, align)
+        leaks, "_read_small", lambda folder, path, row, align: read.append((path, row)) or real(folder, path, row, align)
     )
     find_twins(folder, FOLD)
     assert len(read) == 10 * 4

@@ -209,3 +209,73 @@ def test_prealigned_faces_are_brought_to_size_and_nothing_else(monkeypatch, raw,
         assert np.abs(face.astype(int) - expected)[2:-2, 2:-2].mean() < 6
         corners = transform_points([[-0.5, -0.5], [63.5, 63.5]], np.reshape(row[f"{name}_warp"], (2, 3)))
         np.testing.assert_allclose(corners, [[-0.5, -0.5], [size - 0.5, size - 0.5]], atol=1e-4)
+
+
+class Crowd(StubLandmarker):
+    """One person in the first frame, two from then on, of whom the first found is the wrong one."""
+
+    frames = 0
+
+    def find_faces(self, image):
+        self.frames += 1
+        face = self.find_face(image)
+        stranger = replace(face, box=face.box + 100, landmarks=face.landmarks + 100)
+        return [face] if self.frames == 1 else [stranger, face]
+
+
+def test_two_faces_are_counted_and_the_session_stays_with_one(raw, tmp_path, monkeypatch, caplog):
+    crowd = Crowd()
+    monkeypatch.setattr(faces, "load_landmarker", lambda name: crowd)
+    with caplog.at_level("WARNING"):
+        table, index = build_rows(write_rows(5, [f"Sequences/M001/T1/{n:04d}.jpg" for n in range(5)]), raw, tmp_path / "out")
+    assert table["n_faces"].to_pylist() == [1, 2, 2, 2, 2]
+    assert table["status"].to_pylist() == ["ok"] * 5
+    assert len({tuple(points) for points in table["landmarks"].to_pylist()}) == 1
+    assert index["sessions"][0]["crowded"] == 4
+    assert "1 sessions have frames with several faces (F001/T1), in 4 frames" in caplog.text
+
+
+def test_faces_are_counted_where_somebody_looked(stub, raw, tmp_path):
+    """A face; nobody; landmarks in one place; an image that is empty; none; and supplied points, for which nobody looks."""
+    sources = [f"Sequences/F001/T1/{n:04d}.jpg" for n in (1, 2, 7, 6, 8, 1)]
+    table, _ = build_rows(
+        write_rows(6, sources, landmarks=[None] * 5 + [some_points(66, 0)]),
+        raw,
+        tmp_path / "out",
+        replace(CORPUS, landmarks="supplied"),
+    )
+    assert table["n_faces"].to_pylist() == [1, 0, 1, None, None, None]
+    points = np.reshape(table["landmarks"][0].as_py(), (49, 2))
+    extent = max(points[:, 0].max() - points[:, 0].min(), points[:, 1].max() - points[:, 1].min())
+    np.testing.assert_allclose(
+        table["face_px"].to_pylist()[:1] + table["face_px"].to_pylist()[5:], [extent, extent], rtol=1e-5
+    )
+    assert table["face_px"].to_pylist()[1:5] == [None] * 4
+
+
+def test_size_of_a_face_is_in_pixels_of_the_source(tmp_path):
+    """Also where the decoder hands out half the size."""
+    folder = tmp_path / "bp4d" / "Sequences" / "F001" / "T1"
+    folder.mkdir(parents=True)
+    for number, size in ((1, 360), (2, 180)):
+        cv2.imwrite(str(folder / f"000{number}.jpg"), draw_face(grey(1280, 1040), 500, 620, size)[:, :, ::-1])
+    run(tmp_path / "bp4d", tmp_path / "out")
+    large, small = pq.read_table(tmp_path / "out/F001/T1.parquet")["face_px"].to_pylist()
+    assert 360 < large < 720
+    assert 1.8 < large / small < 2.2
+
+
+@pytest.mark.parametrize("kind", ["black", "reflect"])
+def test_border_of_a_face_is_an_alignment_of_its_own(stub, raw, tmp_path, kind):
+    align_names = ("face112", f"face112-{kind}")
+    table, index = build_rows(
+        write_rows(1, "Sequences/M001/T1/0000.jpg"), raw, tmp_path / "out", replace(CORPUS, align=align_names)
+    )
+    assert index["align"] == list(align_names)
+    plain, other = (cv2.imdecode(np.frombuffer(table[n][0].as_py(), np.uint8), cv2.IMREAD_COLOR) for n in align_names)
+    assert table["face112_warp"].to_pylist() == table[f"face112-{kind}_warp"].to_pylist()
+    assert np.abs(plain[0].astype(int) - 128).mean() < 4
+    if kind == "black":
+        assert other[0].mean() < 4
+    else:
+        assert other[0].std() > 20

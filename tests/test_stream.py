@@ -21,7 +21,7 @@ def assert_same(ours, theirs):
     for one, other in zip(ours, theirs, strict=True):
         for field in dataclasses.fields(Batch):
             a, b = getattr(one, field.name), getattr(other, field.name)
-            assert a.dtype == b.dtype
+            assert getattr(a, "dtype", None) == getattr(b, "dtype", None)
             np.testing.assert_array_equal(a, b)
 
 
@@ -33,6 +33,16 @@ def test_streamed_batches_equal_those_of_one_process(shards, train, options):
     plan = plan_clips(shards, ["F001", "F002"], SPEC, train=train)
     kinds = [source(plan, shards, SPEC, train=train, seed=5, **options) for source in (stream.clip_stream, clip_batches)]
     assert_same(*kinds)
+
+
+def test_intensities_are_streamed_too(shards):
+    spec = dataclasses.replace(SPEC, intensity=True)
+    plan = plan_clips(shards, ["F001", "F002"], spec, train=True)
+    ours, theirs = (list(source(plan, shards, spec, train=True, seed=5)) for source in (stream.clip_stream, clip_batches))
+    assert_same(ours, theirs)
+    together = np.concatenate([batch.intensity_BTM for batch in ours])
+    assert np.isfinite(together).any()
+    assert np.isnan(together).any()
 
 
 def test_rank_without_clips_gets_none(shards):
@@ -57,12 +67,13 @@ def test_error_of_a_task_is_raised_as_it_was_there():
         list(stream.map_sessions(square, [13]))
 
 
-def test_damaged_shard_is_one_sentence(tmp_path):
-    shards = write_shards(tmp_path, 1, 1)
-    plan = plan_clips(shards, ["F001"], SPEC)
+@pytest.mark.parametrize("intensity", [False, True])
+def test_damaged_shard_is_one_sentence(tmp_path, intensity):
+    shards, spec = write_shards(tmp_path, 2, 1), dataclasses.replace(SPEC, intensity=intensity, batch=2)
+    plan = plan_clips(shards, ["F002", "F001"], spec)
     (shards / "F001" / "T1.parquet").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"F001/T1\.parquet cannot be read.*dvc repro shards"):
-        list(stream.clip_stream(plan, shards, SPEC, train=False))
+        list(stream.clip_stream(plan, shards, spec, train=False))
 
 
 class FakeRay:

@@ -12,14 +12,14 @@ import inspect
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from aupipe.archives import is_junk
-from aupipe.datasets._notes import collect_notes, note
+from aupipe.datasets._notes import collect_notes, fail, note
 from aupipe.datasets._tables import read_lines
 from aupipe.facs import AUSet
 from aupipe.schema import ConfigError, DataError, inventory_schema, label_arrays, manifest_schema
@@ -55,7 +55,8 @@ class Partition:
 @dataclass(frozen=True, slots=True)
 class Session:
     """One recording of one subject. `labels` and `frames` (a file, a folder, or a place in a zip) are POSIX paths relative
-    to the raw root, None where there is none. `group`, `split` and `part` go into the manifest as they are.
+    to the raw root, None where there is none. `group`, `split` and `part` go into the manifest as they are. `unread`: its
+    labels turned out to be malformed and are not to be read.
     """
 
     subject: str
@@ -65,6 +66,7 @@ class Session:
     group: str | None = None
     split: str | None = None
     part: str | None = None
+    unread: bool = False
 
 
 class Layout(Protocol):
@@ -91,7 +93,10 @@ class Layout(Protocol):
         """All recordings under `raw`, those with labels or media alone included. Raises DataError for another layout."""
 
     def read_session(self, raw: Path, session: Session, *, strict: bool = False) -> pa.Table:
-        """The rows of one session, in manifest_schema(aus), frames ascending. Raises DataError for malformed labels."""
+        """The rows of one session, in manifest_schema(aus), frames ascending; without labels if it has none or is `unread`.
+
+        Raises DataError for malformed labels.
+        """
 
 
 def known_layouts() -> tuple[str, ...]:
@@ -164,7 +169,9 @@ def build_manifest(dataset: Layout, raw: Path, *, strict: bool = False) -> pa.Ta
 def survey(dataset: Layout, raw: Path, *, strict: bool = False) -> tuple[pa.Table, dict[str, Any]]:
     """The manifest, and a report on it in plain values: what each session holds, and every oddity that was survived.
 
-    All sessions are read before malformed ones raise a DataError, so that one run names them all in the log.
+    A malformed file does not end it: its error, with file and line, is in the log and in the report's `errors`, and its
+    labels are not coded. Raises DataError if that leaves no frame coded, and with `strict` for any oddity, after all
+    sessions have been read and named in the log.
     """
     _require_folder(raw)
     with collect_notes() as general:
@@ -175,25 +182,37 @@ def survey(dataset: Layout, raw: Path, *, strict: bool = False) -> tuple[pa.Tabl
     done, tables = [manifest_schema(dataset.aus).empty_table()], []
     for session in sessions:
         with collect_notes() as notes:
-            try:
-                table = dataset.read_session(raw, session, strict=strict)
-            except DataError as error:
-                errors.append(str(error))
+            table = _read(dataset, raw, session, strict)
+            errors += notes.errors
+            if table is None:
                 continue
             entries.append(_describe(session, table, dataset.aus, notes))
         tables.append(table)
         if len(tables) == _TOGETHER:  # a table of a few rows needs many times their memory
             done, tables = [*done, pa.concat_tables(tables).combine_chunks()], []
-    if errors:
-        for problem in errors:
-            _log.error("%s", problem)
-        more = f" (and {len(errors) - 1} more sessions, see the log)" if len(errors) > 1 else ""
+    total = _total(entries)
+    if errors and (strict or not sum(total["coded"]) + sum(total["intensities"])):
+        more = f" (and {len(errors) - 1} more, see the log)" if len(errors) > 1 else ""
         raise DataError(errors[0] + more)
+    if errors:
+        _log.error("%d label files are malformed and left out, their frames are not coded; --strict ends here", len(errors))
     for message in (_CONSTANT, _UNCODED):
         if suspects := [f"{e['subject']}/{e['session']}" for e in entries if message in e["notes"]]:
             _log.warning("%d sessions, %s among them: %s", len(suspects), suspects[0], message)
     table = pa.concat_tables([*done, *tables]).combine_chunks()
-    return table, {"aus": list(dataset.aus), **_total(entries), "notes": general, "sessions": entries}
+    return table, {"aus": list(dataset.aus), **total, "errors": errors, "notes": general, "sessions": entries}
+
+
+def _read(dataset: Layout, raw: Path, session: Session, strict: bool) -> pa.Table | None:
+    """The rows of a session; without its labels if those are malformed, and None if that does not help, or with `strict`."""
+    for attempt in (session, replace(session, labels=None, unread=True)):
+        try:
+            return dataset.read_session(raw, attempt, strict=strict)
+        except DataError as error:
+            fail(str(error))
+        if strict:
+            break
+    return None
 
 
 def tabulate(dataset: Layout, session: Session, columns: Mapping[str, Any]) -> pa.Table:

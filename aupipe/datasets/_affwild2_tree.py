@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aupipe import archives
 from aupipe.archives import Entry
-from aupipe.datasets._notes import note
+from aupipe.datasets._notes import note, remark
 from aupipe.datasets._tables import read_lines
 from aupipe.schema import ConfigError, DataError
 
@@ -87,7 +87,10 @@ def _edition(place: str) -> int:
 
 
 def find_crops(raw: Path) -> dict[str, Path]:
-    """Video → its folder of crops. Of two the first counts: aligned crops before others, folders before zips."""
+    """Video → its folder of crops. Of two the first counts: aligned crops before others, folders before zips.
+
+    Copies are in the report; two places that hold different images of a video are noted.
+    """
     roots = archives.search(raw, _CROPS, depth=4)
     found: dict[str, Path] = {}
     twice: list[tuple[Path, Path]] = []
@@ -97,10 +100,18 @@ def find_crops(raw: Path) -> dict[str, Path]:
             first = found.setdefault(name, path)
             if first != path:
                 twice.append((first, path))
-    if twice:
-        one, other = twice[0]
-        note(f"{len(twice)} videos have images in two places, such as {one} and {other}; the first is taken")
+    _report_twice("images in two places", twice)
     return found
+
+
+def _report_twice(what: str, twice: list[tuple[Path, Path]]) -> None:
+    """Of pairs of places that hold a video: how many are copies, and how many differ."""
+    copies = [pair for pair in twice if archives.same_content(*pair)]
+    others = [pair for pair in twice if pair not in copies]
+    if copies:
+        remark(f"{len(copies)} videos have {what}, with the same bytes, such as {copies[0][0]} and {copies[0][1]}")
+    if others:
+        note(f"{len(others)} videos have {what}, which differ: {others[0][0]} and {others[0][1]} …; the first is taken")
 
 
 def _video_folders(root: Entry, depth: int) -> Iterator[Entry]:
@@ -119,8 +130,7 @@ def find_videos(raw: Path) -> dict[str, Path]:
         first = found.setdefault(entry.name.rpartition(".")[0], entry.path)
         if first != entry.path:
             twice.append((first, entry.path))
-    if twice:
-        note(f"{len(twice)} videos are there twice, such as {twice[0][0]} and {twice[0][1]}; the first is taken")
+    _report_twice("files in two places", twice)
     return found
 
 

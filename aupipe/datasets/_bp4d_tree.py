@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from aupipe import archives
 from aupipe.archives import Entry
 from aupipe.datasets._notes import note
+from aupipe.datasets._tables import keep_first
 from aupipe.schema import DataError
 
 _SEQUENCE_ROOT, _SUBJECT, _TASK = r"(sequences|2d\+3d|bp4d-(train|devel)).*", r"[FM]\d{3}(\.zip)?", r"T\d{1,2}"
@@ -41,13 +41,6 @@ def find_tree(raw: Path, strict: bool, *, points: bool) -> Tree:
     return tree
 
 
-def _keep_first(found: dict[Any, Path], key: Any, path: Path, what: str, strict: bool) -> None:
-    """Of two places that hold the same thing the first counts; where it is the same file twice, nothing is said."""
-    first = found.setdefault(key, path)
-    if first != path:
-        note(f"{what} are in {first} and in {path}; the first is taken", strict=strict)
-
-
 def _find_frames(raw: Path, strict: bool) -> dict[Key, Path]:
     found: dict[Key, Path] = {}
     roots = [entry.path for entry in archives.search(raw, _SEQUENCE_ROOT)] or [raw]
@@ -63,7 +56,7 @@ def _find_frames(raw: Path, strict: bool) -> dict[Key, Path]:
                 continue
             for task in tasks:
                 key = (who, task.name.upper())
-                _keep_first(found, key, task.path, f"the images of {'/'.join(key)}", strict)
+                keep_first(found, key, task.path, f"the images of {'/'.join(key)}", strict=strict)
     return found
 
 
@@ -82,9 +75,7 @@ def _find_labels(raw: Path, strict: bool) -> dict[Key, Path]:
             match = _LABEL_FILE.fullmatch(entry.name)
             if match:
                 key = (match[1].upper(), match[2].upper())
-                same = key in found and archives.read_bytes(found[key]) == archives.read_bytes(entry.path)
-                if not same:
-                    _keep_first(found, key, entry.path, f"the labels of {'/'.join(key)}", strict)
+                keep_first(found, key, entry.path, f"the labels of {'/'.join(key)}", strict=strict)
             elif entry.name.lower().endswith(".csv"):
                 note(f"{entry.path} is not named like F001_T1.csv; left out", strict=strict)
     return found

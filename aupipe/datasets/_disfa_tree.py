@@ -7,14 +7,13 @@ import re
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aupipe import archives
 from aupipe.datasets._notes import note, remark
-from aupipe.datasets._tables import IMAGE_SUFFIXES
+from aupipe.datasets._tables import IMAGE_SUFFIXES, keep_first
 from aupipe.schema import DataError
 
 _VIDEO_ROOT = r"videos?_?(left|right)_?camera(\.zip)?"
@@ -54,7 +53,8 @@ def find_tree(raw: Path, default_camera: str, *, strict: bool = False) -> Tree:
     for root in roots or [raw]:
         for entry in archives.search(root, _LABELS, depth=5 if roots else 3, folders=False):
             numbers = _NUMBER.findall(entry.name)
-            _keep_first(tree.labels.setdefault(_subject(entry.name), {}), int(numbers[1]), entry.path, strict)
+            own = tree.labels.setdefault(_subject(entry.name), {})
+            keep_first(own, int(numbers[1]), entry.path, f"labels of {_subject(entry.name)}", strict=strict)
     point_roots = [entry.path for entry in archives.search(raw, _POINT_ROOT)]
     for root in point_roots:
         folders = archives.search(root, r"SN\d{3}(\.zip)?")
@@ -70,7 +70,7 @@ def _find_videos(raw: Path, tree: Tree, strict: bool) -> None:
     found = [entry for root in roots for entry in archives.search(root, _VIDEO, depth=4, folders=False)]
     for entry in (*found, *archives.search(raw, _VIDEO, depth=2, folders=False)):
         camera = "left" if entry.name.lower().startswith("left") else "right"
-        _keep_first(tree.videos, (_subject(entry.name), camera), entry.path, strict)
+        keep_first(tree.videos, (_subject(entry.name), camera), entry.path, "videos of one recording", strict=strict)
 
 
 def _find_images(raw: Path, tree: Tree, others: list[Path], default_camera: str, strict: bool) -> None:
@@ -82,7 +82,7 @@ def _find_images(raw: Path, tree: Tree, others: list[Path], default_camera: str,
         key = _subject(entry.name), sides[-1].lower() if sides else default_camera
         folder = archives.unwrap(entry.path)
         if any(not e.folder and e.name.lower().endswith(IMAGE_SUFFIXES) for e in archives.list_folder(folder)):
-            _keep_first(tree.images, key, folder, strict)
+            keep_first(tree.images, key, folder, "images of one recording", strict=strict)
             passed += key in tree.videos
     if passed:
         remark(f"{passed} folders of images are left out, because their videos are there too")
@@ -94,12 +94,6 @@ def _subject(name: str) -> str:
     return match[0].upper()
 
 
-def _keep_first(found: dict[Any, Path], key: Any, path: Path, strict: bool) -> None:
-    first = found.setdefault(key, path)
-    if first != path:
-        note(f"{first} and {path} are the same recording's; the first is taken", strict=strict)
-
-
 def read_landmarks(folder: Path, *, strict: bool = False) -> dict[int, NDArray[np.float32]]:
     """Frame, counted from 1, → its 66 points (132,), x and y interleaved from pixel 0, of a subject's folder.
 
@@ -108,7 +102,7 @@ def read_landmarks(folder: Path, *, strict: bool = False) -> dict[int, NDArray[n
     """
     files: dict[int, Path] = {}
     for entry in archives.search(folder, _POINTS, folders=False):
-        _keep_first(files, int(_NUMBER.findall(entry.name)[-1]), entry.path, strict)
+        keep_first(files, int(_NUMBER.findall(entry.name)[-1]), entry.path, "landmarks of one frame", strict=strict)
     shift = 1 if 0 in files else 0
     found, damaged, empty = {}, [], 0
     for number, path in sorted(files.items()):

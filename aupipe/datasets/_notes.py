@@ -10,7 +10,17 @@ from contextvars import ContextVar
 from aupipe.schema import DataError
 
 _log = logging.getLogger(__name__)
-_collected: ContextVar[list[str] | None] = ContextVar("_collected", default=None)
+
+
+class Notes(list[str]):
+    """What was noted, and, of that, what went wrong with files that were then passed over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[str] = []
+
+
+_collected: ContextVar[Notes | None] = ContextVar("_collected", default=None)
 
 
 def note(message: str, *, strict: bool = False) -> None:
@@ -24,6 +34,20 @@ def note(message: str, *, strict: bool = False) -> None:
     remark(message)
 
 
+def fail(message: str, *, strict: bool = False) -> None:
+    """A file that is malformed and passed over, so that the others can be read: an error in log and report.
+
+    Its labels are then not coded. With `strict` a DataError.
+    """
+    if strict:
+        raise DataError(message)
+    _log.error("%s", message)
+    remark(message)
+    notes = _collected.get()
+    if notes is not None:
+        notes.errors.append(message)
+
+
 def remark(message: str) -> None:
     """Something of the usual for the report alone."""
     notes = _collected.get()
@@ -32,9 +56,9 @@ def remark(message: str) -> None:
 
 
 @contextlib.contextmanager
-def collect_notes() -> Iterator[list[str]]:
+def collect_notes() -> Iterator[Notes]:
     """The notes that are made inside the block, as a list that grows."""
-    notes: list[str] = []
+    notes = Notes()
     token = _collected.set(notes)
     try:
         yield notes

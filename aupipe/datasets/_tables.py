@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,8 @@ from aupipe import archives
 from aupipe.datasets._notes import note, remark
 from aupipe.schema import DataError
 from aupipe.video import count_frames
+
+Found = TypeVar("Found")
 
 NULL = -1  # in memory, where labels are not yet Arrow columns; a corpus's own code for "not coded" maps to it
 _BAD = -2
@@ -167,7 +170,7 @@ def index_images(folder: Path, raw: Path, *, name: re.Pattern[str] = IMAGE_NAME,
 
     Padding does not matter, and no path is ever made up from a number. `name`: what an image is called, with its number as
     a group. An image that is called otherwise is noted and left out; a folder that cannot be listed is noted and has none.
-    Raises DataError for two images of one number.
+    Of two images of one number the first is taken, which is noted.
     """
     found: dict[int, archives.Entry] = {}
     try:
@@ -183,11 +186,51 @@ def index_images(folder: Path, raw: Path, *, name: re.Pattern[str] = IMAGE_NAME,
         if not match or number >= 2**31:
             note(f"{entry.path} is not named by a frame number; left out", strict=strict)
         elif number in found:
-            names = sorted([found[number].name, entry.name])
-            raise DataError(f"{folder} has two images of frame {number}, {' and '.join(names)}; remove one")
+            names = [found[number].name, entry.name]
+            note(f"{folder} has two images of frame {number}, {' and '.join(names)}; the first is taken", strict=strict)
         else:
             found[number] = entry
-    return {number: archives.relative(found[number].path, raw) for number in sorted(found)}
+    start = len(str(folder))  # a path for each image would take longer than all the rest
+    inner = "" if folder == raw else archives.relative(folder, raw)
+    return {number: (inner + found[number].place[start:]).lstrip("/") for number in sorted(found)}
+
+
+def frame_columns(frames: NDArray[np.int64], source: Mapping[int, str], *, is_video: bool = False) -> dict[str, Any]:
+    """The columns frame, source and index of a manifest; `source` has the images, or the video, whose first frame is 1."""
+    numbers = frames.tolist()
+    return {
+        "frame": frames.astype(np.int32),
+        "source": [source.get(n) for n in numbers],
+        "index": [n - 1 if is_video and n in source else None for n in numbers],
+    }
+
+
+def keep_first(found: dict[Any, Path], key: Any, path: Path, what: str, *, strict: bool = False) -> None:
+    """Of two places that hold the same thing the first counts; two that differ are noted, a mere copy is in the report."""
+    first = found.setdefault(key, path)
+    if first == path:
+        return
+    if archives.same_content(first, path):
+        remark(f"{what}: {path} is a copy of {first}")
+    else:
+        note(f"{what}: {first} and {path} differ; the first is taken", strict=strict)
+
+
+class Kept(Generic[Found]):
+    """What `look(raw, strict)` found under a raw root, so that each session is read without looking again."""
+
+    def __init__(self, look: Callable[[Path, bool], Found]) -> None:
+        self._look = look
+        self._found: tuple[Path, Found] | None = None
+
+    def look(self, raw: Path, strict: bool) -> Found:
+        found = self._look(raw, strict)
+        self._found = raw, found
+        return found
+
+    def of(self, raw: Path) -> Found:
+        """What was found the last time; looked for now if it was elsewhere."""
+        return self._found[1] if self._found is not None and self._found[0] == raw else self.look(raw, False)
 
 
 def list_video(path: Path, labelled: NDArray[np.int64], *, strict: bool = False) -> Sequence[int]:

@@ -7,8 +7,8 @@
     batch1/VIDEO.mp4                        the videos themselves, read where there are no crops
 
 A label file has a header, AU1,AU2,…, and then a row per frame: row k is image k. −1 is not coded, usually a whole row. Two
-faces of one video are VIDEO_left and VIDEO_right. The people have no names, so a video stands for its subject: both faces
-of it are the subject's sessions and stay together.
+faces of one video are VIDEO_left and VIDEO_right. The people have no names, so a face of a video stands for its subject;
+both faces of it are one group and stay together.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from aupipe.datasets._affwild2_tree import (
     strip_suffix,
 )
 from aupipe.datasets._notes import remark
-from aupipe.datasets._tables import NULL, LabelColumns, check_overlap, index_images, list_video
+from aupipe.datasets._tables import NULL, Kept, LabelColumns, check_overlap, frame_columns, index_images, list_video
 from aupipe.facs import AU_SETS, AUSet
 from aupipe.schema import ConfigError, DataError
 
@@ -49,6 +49,7 @@ class _Tree:
     tables: dict[str, Table] = field(default_factory=dict)
     crops: dict[str, Path] = field(default_factory=dict)
     videos: dict[str, Path] = field(default_factory=dict)
+    test: frozenset[str] = frozenset()
 
     def two_faced(self) -> set[str]:
         """Videos of which more than one face is a session, so that the video alone does not say whose it is."""
@@ -75,29 +76,20 @@ class Dataset:
             raise ConfigError(f"affwild2: the option annotations is a part of a path, not {annotations!r}")
         self.aus = aus or AU_SETS["affwild2"]
         self.annotations, self.media, self.coded_only = annotations, media, coded_only
-        self._tree: tuple[Path, _Tree] | None = None
+        self._tree = Kept(self._look)
 
     def sessions(self, raw: Path, *, strict: bool = False) -> list[Session]:
         """Every video that has labels, crops or a file, with its official side, train, val or test, where it has one."""
-        tree = _Tree(crops=find_crops(raw), videos=find_videos(raw))
-        edition, test = choose_edition(raw, self.annotations), find_test_names(raw)
-        if edition is None:
-            files = "folder AU_Detection_Challenge or AU_Set, and no training_set_annotations.txt"
-            note(f"no annotations of AUs in {raw}: there is no {files}", strict=strict)
-        elif edition.multi_task:
-            tree.labels, tree.tables = _read_multi_task(edition.files, strict)
-        else:
-            tree.labels = divide(edition.files)
-        self._tree = raw, tree
+        tree = self._tree.look(raw, strict)
         media = self._choose_media(tree)
-        _report_halves(tree, media, test, strict)
-        sides = dict.fromkeys(test, "test") | {name: side for name, (side, _) in tree.labels.items()}
+        _report_halves(tree, media, strict)
+        sides = dict.fromkeys(tree.test, "test") | {name: side for name, (side, _) in tree.labels.items()}
         paths = {name: path for name, (_, path) in tree.labels.items()}
         names = sorted(paths if self.coded_only else paths.keys() | media.keys())
         if left_out := media.keys() - set(names):
             remark(f"{len(left_out)} videos without labels left out (coded_only)")
         return [
-            Session(strip_suffix(n), n, _text(paths.get(n), raw), _text(media.get(n), raw), split=sides.get(n))
+            Session(n, n, _text(paths.get(n), raw), _text(media.get(n), raw), group=strip_suffix(n), split=sides.get(n))
             for n in names
         ]
 
@@ -106,7 +98,7 @@ class Dataset:
         coded, labelled = LabelColumns(), np.empty(0, np.int64)
         if session.labels is not None:
             path = raw / session.labels
-            table = self._find(raw).tables.get(session.session) or read_frame_rows(path)
+            table = self._tree.of(raw).tables.get(session.session) or read_frame_rows(path)
             labelled = table.frames
             self._add_columns(coded, table, path, strict)
         source, is_video = self._list_frames(raw, session, labelled, strict)
@@ -118,18 +110,22 @@ class Dataset:
             remark(f"{len(frames) - len(labelled)} images without a label row left out (coded_only)")
             frames = labelled
         columns: dict[str, Any] = {
-            "frame": frames.astype(np.int32),
-            "source": [source.get(n) for n in frames.tolist()],
-            "index": [n - 1 if is_video and n in source else None for n in frames.tolist()],
+            **frame_columns(frames, source, is_video=is_video),
             **coded.spread(self.aus.columns, frames),
         }
         return tabulate(self, session, columns)
 
-    def _find(self, raw: Path) -> _Tree:
-        if self._tree is None or self._tree[0] != raw:
-            self.sessions(raw)
-        assert self._tree is not None
-        return self._tree[1]
+    def _look(self, raw: Path, strict: bool) -> _Tree:
+        tree = _Tree(crops=find_crops(raw), videos=find_videos(raw), test=find_test_names(raw))
+        edition = choose_edition(raw, self.annotations)
+        if edition is None:
+            files = "folder AU_Detection_Challenge or AU_Set, and no training_set_annotations.txt"
+            note(f"no annotations of AUs in {raw}: there is no {files}", strict=strict)
+        elif edition.multi_task:
+            tree.labels, tree.tables = _read_multi_task(edition.files, strict)
+        else:
+            tree.labels = divide(edition.files)
+        return tree
 
     def _choose_media(self, tree: _Tree) -> dict[str, Path]:
         """Video → its crops or its file. The file of a video with two faces would show both, and is nobody's."""
@@ -144,7 +140,7 @@ class Dataset:
         if session.frames is None:
             return {}, False
         path = raw / session.frames
-        if path != self._find(raw).videos.get(session.session):
+        if path != self._tree.of(raw).videos.get(session.session):
             return index_images(path, raw, strict=strict), False
         return dict.fromkeys(list_video(path, labelled, strict=strict), session.frames), True
 
@@ -173,21 +169,21 @@ def _read_multi_task(files: Collection[tuple[str, archives.Entry]], strict: bool
     return labels, tables
 
 
-def _report_halves(tree: _Tree, media: dict[str, Path], test: frozenset[str], strict: bool) -> None:
+def _report_halves(tree: _Tree, media: dict[str, Path], strict: bool) -> None:
     """Labels without media, media without labels, and faces on both sides of the official split."""
     shared = tree.two_faced() & tree.videos.keys()
     if bare := sorted(tree.labels.keys() - media.keys()):
         both = sum(strip_suffix(name) in shared for name in bare)
         hint = f"; {both} of them are one of two faces in a video, for which the official crops are needed" if both else ""
         note(f"{len(bare)} videos have labels and no images: {', '.join(bare[:3])} …{hint}", strict=strict)
-    if unlabelled := sorted(media.keys() - tree.labels.keys() - test):
+    if unlabelled := sorted(media.keys() - tree.labels.keys() - tree.test):
         note(f"{len(unlabelled)} videos have no labels and are not of the test set: {', '.join(unlabelled[:3])} …")
     sides: dict[str, set[str]] = {}
     for name, (side, _) in tree.labels.items():
         sides.setdefault(strip_suffix(name), set()).add(side)
     if leaks := sorted(name for name, both_sides in sides.items() if len(both_sides) > 1):
         note(f"faces of one video are on both sides of the official split: {', '.join(leaks)}", strict=strict)
-    if known := sorted(test & tree.labels.keys()):
+    if known := sorted(tree.test & tree.labels.keys()):
         note(f"{len(known)} videos of the test set have labels: {', '.join(known[:3])} …", strict=strict)
 
 

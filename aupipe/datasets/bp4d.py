@@ -24,13 +24,15 @@ from numpy.typing import NDArray
 from aupipe import archives
 from aupipe.datasets import Partition, Session, note, tabulate
 from aupipe.datasets._bp4d_tree import Key, Tree, find_tree
-from aupipe.datasets._notes import remark
+from aupipe.datasets._notes import fail, remark
 from aupipe.datasets._tables import (
     INTENSITY_CODES,
     NULL,
     OCCURRENCE_CODES,
+    Kept,
     LabelColumns,
     check_overlap,
+    frame_columns,
     index_images,
     read_codes,
     read_lines,
@@ -103,12 +105,11 @@ class Dataset:
         self.aus = aus or AU_SETS["bp4d"]
         self.frame_offset, self.coded_only = frame_offset, coded_only
         self.mask_lost, self.mask_occluded, self.landmarks = mask_lost, mask_occluded, landmarks
-        self._tree: tuple[Path, Tree, int] | None = None
+        self._tree = Kept(self._look)
 
     def sessions(self, raw: Path, *, strict: bool = False) -> list[Session]:
         """Every recording that has frames or labels, whichever is there."""
-        tree = find_tree(raw, strict, points=self.landmarks)
-        self._tree = raw, tree, _choose_offset(tree, raw) if self.frame_offset == "auto" else int(self.frame_offset)
+        tree, _ = self._tree.look(raw, strict)
         for what, where, other in (("labels", tree.labels, tree.frames), ("frames", tree.frames, tree.labels)):
             if alone := sorted(set(where) - set(other)):
                 names = ", ".join("/".join(key) for key in alone[:3]) + (", …" if len(alone) > 3 else "")
@@ -120,7 +121,7 @@ class Dataset:
 
     def read_session(self, raw: Path, session: Session, *, strict: bool = False) -> pa.Table:
         """One row per frame that has a label or an image, in manifest_schema(aus). Raises DataError; see the module."""
-        tree, offset = self._find(raw)
+        tree, offset = self._tree.of(raw)
         images = index_images(raw / session.frames, raw, strict=strict) if session.frames else {}
         numbers = np.array([n - offset for n in images], np.int64)  # as the label file would number them
         coded = LabelColumns()
@@ -138,8 +139,7 @@ class Dataset:
         lost = LOST.get((session.subject, session.session), ()) if self.mask_lost else ()
         source = dict(zip(numbers.tolist(), images.values(), strict=True))
         columns: dict[str, Any] = {
-            "frame": frames.astype(np.int32),
-            "source": [source.get(n) for n in frames.tolist()],
+            **frame_columns(frames, source),
             **coded.spread((*self.aus.columns, *self.aus.intensity_columns), frames, lost),
         }
         if self.landmarks:
@@ -147,11 +147,9 @@ class Dataset:
             columns["landmarks"] = [points.get(n + offset) for n in frames.tolist()]
         return tabulate(self, session, columns)
 
-    def _find(self, raw: Path) -> tuple[Tree, int]:
-        if self._tree is None or self._tree[0] != raw:
-            self.sessions(raw)
-        assert self._tree is not None
-        return self._tree[1:]
+    def _look(self, raw: Path, strict: bool) -> tuple[Tree, int]:
+        tree = find_tree(raw, strict, points=self.landmarks)
+        return tree, _choose_offset(tree, raw) if self.frame_offset == "auto" else int(self.frame_offset)
 
     def _read_occurrence(self, path: Path, coded: LabelColumns, strict: bool) -> None:
         lines = read_lines(path)
@@ -176,7 +174,11 @@ class Dataset:
             path = tree.intensities.get((key, number))
             if path is not None:
                 codes = INTENSITY_CODES | _UNKNOWN
-                frames, values = read_codes(path, read_lines(path), [1], codes, width=2, strict=strict)
+                try:
+                    frames, values = read_codes(path, read_lines(path), [1], codes, width=2, strict=strict)
+                except DataError as error:
+                    fail(str(error), strict=strict)
+                    continue
                 coded.add(column, frames, values[:, 0])
             elif session.labels is not None and number in tree.intensity_folders:
                 path = tree.intensity_folders[number] / f"{'_'.join(key)}_{name}.csv"

@@ -25,11 +25,13 @@ from numpy.typing import NDArray
 from aupipe import archives
 from aupipe.datasets import Layout, Partition, Session, note, tabulate
 from aupipe.datasets._disfa_tree import Tree, find_tree, read_landmarks
-from aupipe.datasets._notes import remark
+from aupipe.datasets._notes import fail, remark
 from aupipe.datasets._tables import (
     INTENSITY_CODES,
+    Kept,
     LabelColumns,
     check_overlap,
+    frame_columns,
     index_images,
     list_video,
     read_codes,
@@ -109,12 +111,11 @@ class Dataset:
         self.cameras = ("left", "right") if camera == "both" else (camera,)
         self.threshold, self.frame_base = check_threshold("disfa", threshold), frame_base
         self.mask_lost, self.landmarks = mask_lost, landmarks
-        self._tree: tuple[Path, Tree] | None = None
+        self._tree = Kept(lambda raw, strict: find_tree(raw, self.cameras[0], strict=strict))
 
     def sessions(self, raw: Path, *, strict: bool = False) -> list[Session]:
         """Every recording that has a video, images or labels; a session is named by its camera."""
-        tree = find_tree(raw, self.cameras[0], strict=strict)
-        self._tree = raw, tree
+        tree = self._tree.look(raw, strict)
         keys = {key for key in tree.media if key[1] in self.cameras}
         seen, other = {who for who, _ in keys}, {who for who, _ in tree.media}
         if alone := sorted(set(tree.labels) - seen):
@@ -131,8 +132,8 @@ class Dataset:
 
     def read_session(self, raw: Path, session: Session, *, strict: bool = False) -> pa.Table:
         """One row per frame that has a label or an image, numbered from 1 as in the labels. Raises DataError."""
-        tree = self._find(raw)
-        files = tree.labels.get(session.subject, {})
+        tree = self._tree.of(raw)
+        files = tree.labels.get(session.subject, {}) if session.labels is not None else {}
         coded = read_intensities(self, self.threshold, files, coded_aus(tree.labels), session, strict=strict)
         labelled = coded.frames()
         if len(labelled) and labelled[0] < 1:
@@ -147,21 +148,13 @@ class Dataset:
                 remark(message)
         frames = np.union1d(numbers, labelled)
         columns: dict[str, Any] = {
-            "frame": frames.astype(np.int32),
-            "source": [source.get(n) for n in frames.tolist()],
-            "index": [n - 1 if is_video and n in source else None for n in frames.tolist()],
+            **frame_columns(frames, source, is_video=is_video),
             **self._spread(coded, session, frames),
         }
         if self.landmarks:
             points = self._read_landmarks(tree, session, strict)
             columns["landmarks"] = [points.get(n) for n in frames.tolist()]
         return tabulate(self, session, columns)
-
-    def _find(self, raw: Path) -> Tree:
-        if self._tree is None or self._tree[0] != raw:
-            self.sessions(raw)
-        assert self._tree is not None
-        return self._tree[1]
 
     def _spread(self, coded: LabelColumns, session: Session, frames: NDArray[np.int64]) -> dict[str, pa.Array]:
         """The label columns over `frames`, null where asked to on the frames on which the landmarks were lost."""
@@ -182,7 +175,7 @@ class Dataset:
         if session.frames is None:
             return {}, False
         path = raw / session.frames
-        if (session.subject, session.session) in self._find(raw).videos:
+        if (session.subject, session.session) in self._tree.of(raw).videos:
             return dict.fromkeys(list_video(path, labelled, strict=strict), session.frames), True
         images = index_images(path, raw, name=_IMAGE, strict=strict)
         base = self.frame_base
@@ -232,8 +225,8 @@ def read_intensities(
 ) -> LabelColumns:
     """Intensity and occurrence of the dataset's AUs, from the label file of each; its rows are "frame,intensity".
 
-    An AU that has no file here, but is `known` elsewhere, is noted: it is not coded, which is not the same as absent.
-    Raises DataError for a malformed file.
+    An AU that has no file here, but is `known` elsewhere, is noted: it is not coded, which is not the same as absent. So is
+    one whose file is malformed.
     """
     coded, lengths = LabelColumns(), {}
     columns = zip(dataset.aus, dataset.aus.names, dataset.aus.columns, dataset.aus.intensity_columns, strict=True)
@@ -243,7 +236,11 @@ def read_intensities(
             if files and au in known:
                 note(f"{session.subject}/{session.session} has no label file of {name}; taken as not coded", strict=strict)
             continue
-        frames, values = read_codes(path, read_rows(path), [1], INTENSITY_CODES, width=2, strict=strict)
+        try:
+            frames, values = read_codes(path, read_rows(path), [1], INTENSITY_CODES, width=2, strict=strict)
+        except DataError as error:
+            fail(str(error), strict=strict)
+            continue
         coded.add(intensity, frames, values[:, 0])
         coded.add(occurrence, frames, (values[:, 0] >= threshold).astype(np.int8))
         lengths[name] = len(frames)

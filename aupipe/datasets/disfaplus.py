@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from aupipe import archives
 from aupipe.datasets import Partition, Session, note, tabulate
-from aupipe.datasets._tables import check_overlap, index_images, read_lines
+from aupipe.datasets._tables import Kept, check_overlap, frame_columns, index_images, keep_first, read_lines
 from aupipe.datasets.disfa import PUBLISHED as DISFA_PARTS
 from aupipe.datasets.disfa import check_threshold, coded_aus, note_uncoded, read_intensities
 from aupipe.facs import AU_SETS, AUSet
@@ -48,14 +48,13 @@ class Dataset:
     def __init__(self, aus: AUSet | None = None, *, threshold: int = 2) -> None:
         self.aus = aus or AU_SETS["disfa"]
         self.threshold = check_threshold("disfaplus", threshold)
-        self._tree: tuple[Path, dict[Key, dict[int, Path]]] | None = None
+        self._trials = Kept(lambda raw, strict: _find_trials(raw, _LABEL_ROOT, strict))
+        self._labels = Kept(lambda raw, strict: {key: _list_labels(f) for key, f in self._trials.look(raw, strict).items()})
 
     def sessions(self, raw: Path, *, strict: bool = False) -> list[Session]:
         """Every trial that has images or labels. Names of trials are compared as the file system spells them."""
         images = _find_trials(raw, _IMAGE_ROOT, strict)
-        folders = _find_trials(raw, _LABEL_ROOT, strict)
-        labels = {key: _list_labels(folder) for key, folder in folders.items()}
-        self._tree = raw, labels
+        labels, folders = self._labels.look(raw, strict), self._trials.of(raw)
         coded = {key: folders[key] for key, files in labels.items() if files}
         if alone := sorted(coded.keys() - images.keys()):
             note(f"{len(alone)} trials have labels and no images, such as {'/'.join(alone[0])}", strict=strict)
@@ -67,7 +66,7 @@ class Dataset:
 
     def read_session(self, raw: Path, session: Session, *, strict: bool = False) -> pa.Table:
         """One row per frame that has a label or an image, numbered as the images are. Raises DataError."""
-        labels = self._find(raw)
+        labels = self._labels.of(raw)
         files = labels.get((session.subject, session.session), {}) if session.labels is not None else {}
         coded = read_intensities(
             self, self.threshold, files, coded_aus(labels), session, read_rows=read_rows, strict=strict
@@ -77,17 +76,10 @@ class Dataset:
             check_overlap(str(raw / str(session.labels)), coded.frames(), np.array(list(images), np.int64), strict=strict)
         frames = np.union1d(np.array(list(images), np.int64), coded.frames())
         columns: dict[str, Any] = {
-            "frame": frames.astype(np.int32),
-            "source": [images.get(n) for n in frames.tolist()],
+            **frame_columns(frames, images),
             **coded.spread((*self.aus.columns, *self.aus.intensity_columns), frames),
         }
         return tabulate(self, session, columns)
-
-    def _find(self, raw: Path) -> dict[Key, dict[int, Path]]:
-        if self._tree is None or self._tree[0] != raw:
-            self.sessions(raw)
-        assert self._tree is not None
-        return self._tree[1]
 
 
 def read_rows(path: Path) -> list[str]:
@@ -112,9 +104,7 @@ def _find_trials(raw: Path, root: str, strict: bool) -> dict[Key, Path]:
             for trial in archives.list_folder(inner[0].path if inner else subject.path):
                 if trial.folder:
                     key = subject.name[:5].upper(), trial.name
-                    first = found.setdefault(key, trial.path)
-                    if first != trial.path:
-                        note(f"{first} and {trial.path} are the same trial's; the first is taken", strict=strict)
+                    keep_first(found, key, trial.path, f"the trial {'/'.join(key)}", strict=strict)
     return found
 
 

@@ -129,7 +129,8 @@ class Dataset:
         numbers, sources, index, placed = [], [], [], []
         for position, medium in enumerate(media):
             frames = self._frames(raw, medium, position, strict)
-            rows = self._place(raw, corpus, medium, frames, strict)
+            labels = None if session.unread else self._labels_of(raw, corpus, medium, strict)
+            rows = self._place(labels, medium, frames, strict)
             at = {n: i for i, n in enumerate(frames.numbers.tolist())}
             here = [at.get(n) for n in rows.numbers.tolist()]
             numbers += rows.numbers.tolist()
@@ -196,8 +197,7 @@ class Dataset:
         base = self._tool.base if stated is None else stated
         return list_frames(raw, medium, base, positional=self._tool.positional, strict=strict)
 
-    def _place(self, raw: Path, corpus: _Corpus, medium: Medium, frames: Frames, strict: bool) -> Placed:
-        labels = self._labels_of(raw, corpus, medium, strict)
+    def _place(self, labels: FrameLabels | EventLabels | None, medium: Medium, frames: Frames, strict: bool) -> Placed:
         coded = frozenset(medium.coded_aus or self.coded_aus)
         if isinstance(labels, EventLabels):
             if not coded:
