@@ -27,6 +27,17 @@ def build(variant="stral", aus=AUS, stats=None, seed=0, **options):
     return model
 
 
+def settle(model):
+    """In eval mode, with the statistics of frames in its attention stage's norms: else all frames look the same to it."""
+    model.freeze_attention(False)
+    model.train()
+    with torch.no_grad():
+        for seed in range(20):
+            model(frames(4, 5, seed=seed))
+    model.freeze_attention()
+    return model.eval()
+
+
 def frames(B=2, T=5, H=16, W=16, seed=1, dtype=torch.float32):
     return torch.randn(B, T, 3, H, W, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 

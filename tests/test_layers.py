@@ -1,10 +1,10 @@
-"""models/_layers.py: the region layer is the published one, and a sequence in chunks is the sequence."""
+"""models/_layers.py: the region layer is the published one."""
 
 import pytest
 import torch
 from torch import nn
 
-from aupipe.models._layers import PerAULinear, RegionLayer, apply_in_chunks, fold_patches, merge_patches
+from aupipe.models._layers import PerAULinear, RegionLayer, fold_patches, merge_patches
 from aupipe.models._stral_plain import PlainRegionLayer
 from aupipe.schema import ConfigError
 
@@ -124,20 +124,3 @@ def test_every_au_has_a_linear_layer_of_its_own():
     assert heads(features.bfloat16()).dtype == torch.float32
     assert heads.weight.abs().max() <= 5**-0.5
     assert heads.weight.std() > 0.1
-
-
-@pytest.mark.parametrize("T", [1, 6, 7, 12, 13])
-def test_chunks_with_the_halo_are_the_sequence(T):
-    blur = nn.Conv1d(1, 1, 5, padding=2).double()
-    sequence = torch.randn(2, T, 1, dtype=torch.float64)
-
-    def apply(part):
-        return blur(part.mT).mT
-
-    whole = apply(sequence)
-    torch.testing.assert_close(apply_in_chunks(apply, sequence, 6, 2), whole)
-    if T > 6:
-        assert not torch.allclose(apply_in_chunks(apply, sequence, 6, 1), whole), "a frame less of context is not enough"
-    seen = []
-    apply_in_chunks(lambda part: seen.append(part.shape[1]) or part, sequence, 6, 2)
-    assert max(seen) <= 6 + 2 * 2

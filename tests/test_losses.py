@@ -8,7 +8,7 @@ from conftest import STATS
 from aupipe.config import LossConfig
 from aupipe.losses import attention_sparsity, label_weights, loss_terms, weighted_bce
 from aupipe.models import AUOutput
-from aupipe.schema import DataError, LabelStats
+from aupipe.schema import ConfigError, DataError, LabelStats
 
 STATISTICS = LabelStats(np.array([0.5, 0.25, 0.1]), np.eye(3), np.array([100, 80, 50]))
 
@@ -92,6 +92,40 @@ def test_attention_term_is_lambda_times_the_mean_of_all_maps(case):
     assert terms["bce"].item() == weighted_bce(*case).item()
     assert list(loss_terms(output, *case[1:], LossConfig(), {})) == ["bce"]
     assert list(loss_terms(AUOutput(case[0]), *case[1:], LossConfig(attention_l1=1.0), {})) == ["bce"]
+
+
+def test_intensity_term_is_the_masked_squared_error(case):
+    logits, labels, mask = case
+    rng = np.random.default_rng(1)
+    predicted = torch.tensor(rng.uniform(0, 5, (2, 3, 3)), dtype=torch.float32, requires_grad=True)
+    intensity = torch.tensor(rng.integers(0, 6, (2, 3, 3)), dtype=torch.float32)
+    intensity[rng.random((2, 3, 3)) < 0.3] = torch.nan
+    intensity[..., 2] = torch.nan
+    config, weights = LossConfig(intensity=0.2), {"weights": torch.tensor([0.5, 0.3, 0.2])}
+    output = AUOutput(logits, intensity_BTM=predicted)
+    terms = loss_terms(output, labels, mask, config, weights, intensity)
+    errors = (predicted.detach() - intensity).square().flatten(0, 1).numpy()
+    by_au = [np.nanmean(errors[:, j]) for j in (0, 1)]
+    assert terms["intensity"].item() == pytest.approx(0.2 * (0.5 * by_au[0] + 0.3 * by_au[1]), rel=1e-5)
+    assert terms["bce"].item() == weighted_bce(*case, **weights).item()
+    sum(terms.values()).backward()
+    assert torch.isfinite(predicted.grad).all()
+    assert torch.equal(predicted.grad != 0, ~intensity.isnan())
+    plain = loss_terms(output, labels, mask, config, {"pos_weight": torch.tensor([1.0, 2.0, 9.0])}, intensity)
+    assert plain["intensity"].item() == pytest.approx(0.2 * sum(by_au) / 3, rel=1e-5)
+
+
+def test_intensities_coded_nowhere_cost_nothing_and_absent_ones_are_an_error(case):
+    output = AUOutput(case[0], intensity_BTM=torch.ones(2, 3, 3, requires_grad=True))
+    uncoded = torch.full((2, 3, 3), torch.nan)
+    terms = loss_terms(output, *case[1:], LossConfig(intensity=1.0), {}, uncoded)
+    terms["intensity"].backward()
+    assert terms["intensity"].item() == 0
+    assert (output.intensity_BTM.grad == 0).all()
+    assert "intensity" not in loss_terms(output, *case[1:], LossConfig(), {}, uncoded)
+    for model, labels in ((AUOutput(case[0]), uncoded), (output, None)):
+        with pytest.raises(ConfigError, match=r"loss\.intensity needs a model with an intensity head"):
+            loss_terms(model, *case[1:], LossConfig(intensity=1.0), {}, labels)
 
 
 def test_positive_weighting_is_frames_over_twice_the_positives():

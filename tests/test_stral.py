@@ -5,22 +5,18 @@ import logging
 import numpy as np
 import pytest
 import torch
-from stral_models import AUS, PEARSON, build, connect, frames, statistics
-from torch.utils.flop_counter import FlopCounterMode
+from counting import count, multiplications
+from stral_models import AUS, PEARSON, build, connect, frames, settle, statistics
 
 from aupipe.config import LossConfig
 from aupipe.facs import AU_SETS, AUSet
 from aupipe.folds import label_stats
 from aupipe.losses import label_weights, loss_terms
 from aupipe.models import build_model
+from aupipe.models._sequences import infer
 from aupipe.models._stral_plain import PlainAttentionNetwork
 from aupipe.models.stral import relation_graph
 from aupipe.schema import ConfigError, DataError
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
 
 # Sizes
 
@@ -66,9 +62,7 @@ def test_multiplications_of_the_network_as_drawn_are_those_of_the_table(M, layer
     model = build_model("stral", {"variant": "al", "pre_layers": layers}, aus, statistics(np.eye(M)))
     macs = {}
     for name, network in (("drawn", PlainAttentionNetwork(model.attention)), ("ours", model.attention)):
-        with FlopCounterMode(display=False) as counter:
-            network.to("meta")(torch.empty(1, 3, 176, 176, device="meta"))
-        macs[name] = counter.get_total_flops() / 2e9
+        macs[name] = multiplications(network, 1, 3, 176, 176) / 1e9
     assert macs["drawn"] == pytest.approx(GMAC[M, layers], abs=6e-4)
     # Each branch's last convolution, 64² × 9 at 44² places, is only computed as its mean.
     assert macs["drawn"] - macs["ours"] == pytest.approx(M * 64 * 64 * 9 * 44 * 44 / 1e9, rel=0.02)
@@ -183,19 +177,24 @@ def test_only_the_full_graph_reads_what_another_au_did_before():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_chunks_with_the_halo_are_the_whole_sequence(variant):
-    model = build(variant).eval()
+    model = settle(build(variant))
     shots = frames(1, 41)
     with torch.inference_mode():
         whole = model(shots).logits_BTM
+        assert whole.std(1).min() > 1e-3, "the frames differ"
         for chunk in (5, 16, 41, 100):
-            torch.testing.assert_close(model.infer(shots, chunk), whole, rtol=0, atol=1e-5)
+            torch.testing.assert_close(infer(model, shots, chunk).logits_BTM, whole, rtol=0, atol=1e-5)
+
+
+def reach(model):
+    return model.past, model.future
 
 
 def test_halo_is_the_reach_of_the_graph_exactly():
     model = build("stral").double().eval()
-    assert model.halo == 16
-    assert build("stral", temporal_kernel=3, graph_layers=3).halo == 3
-    assert build("gsa").halo == build("al").halo == 0
+    assert reach(model) == (16, 16)
+    assert reach(build("stral", temporal_kernel=3, graph_layers=3)) == (3, 3)
+    assert reach(build("gsa")) == reach(build("al")) == (0, 0)
     features = torch.randn(1, 50, 4, 8, dtype=torch.float64).requires_grad_()
     model(features).logits_BTM[0, 25].sum().backward()
     reached = torch.nonzero(features.grad.abs().amax((0, 2, 3))).flatten()
@@ -206,16 +205,10 @@ def test_a_halo_too_small_is_not_the_whole_sequence():
     model = build("stral").double().eval()
     features = torch.randn(1, 60, 4, 8, dtype=torch.float64)
     whole = model(features).logits_BTM
-    model.relations.halo = 15
     part = model(features[:, 20 - 15 : 40]).logits_BTM[:, 15:]
     assert not torch.equal(part[:, 0], whole[:, 20])
     exact = model(features[:, 20 - 16 : 40 + 16]).logits_BTM[:, 16:-16]
     torch.testing.assert_close(exact, whole[:, 20:40], rtol=0, atol=1e-12)
-
-
-def test_inference_in_training_mode_is_refused():
-    with pytest.raises(RuntimeError, match="eval mode"):
-        build().train().infer(frames(1, 3))
 
 
 # Two stages

@@ -34,7 +34,10 @@ def run_branches(branches, x, training):
     return {"features": features, "maps": maps, "input": x.grad}
 
 
-@pytest.mark.parametrize("options", [{}, {"mask_after_relu": True}, {"feature_norm": True}, {"pre_layers": 1}])
+ARL = {"channel_attention": True, "map_channels": 3}
+
+
+@pytest.mark.parametrize("options", [{}, {"mask_after_relu": True}, {"feature_norm": True}, {"pre_layers": 1}, ARL])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("mode", ["loop", "grouped"])
 @pytest.mark.parametrize("channels_last", [True, False])

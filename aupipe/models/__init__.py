@@ -2,7 +2,7 @@
 
 A model file exposes `Config`, a frozen dataclass with its options, and `Model(config, aus, stats)`, a torch module that
 takes frames_BTCHW, already normalised by its own MEAN and STD, and returns an AUOutput. Frame models accept any T and treat
-frames independently.
+frames independently; temporal models say what they read before and after a frame, in the terms of `_sequences.py`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from aupipe.config import build
+from aupipe.config import Recipe, build
 from aupipe.facs import AUSet
 from aupipe.schema import ConfigError, LabelStats
 
 
 class AUOutput(NamedTuple):
-    """What every model returns: logits, and where it has them attention maps in [0, 1] and an auxiliary head's logits."""
+    """What every model returns: logits, and where it has them attention maps in [0, 1], an auxiliary head's logits,
+    intensities on FACS's scale, 0 (absent) to 5 (E), and logits of the joint state 2a + b of each pair of AUs.
+    """
 
     logits_BTM: Tensor
     attention_BTMhw: Tensor | None = None
     aux_logits_BTM: Tensor | None = None
+    intensity_BTM: Tensor | None = None
+    relation_logits_BTMM4: Tensor | None = None
 
 
 def list_models() -> tuple[str, ...]:
@@ -42,6 +46,28 @@ def build_model(name: str, config: dict[str, Any], aus: AUSet, stats: LabelStats
 def check_config(name: str, config: dict[str, Any]) -> Any:
     """The model's own Config made of plain values, every option checked."""
     return build(_room(name).Config, {k: v for k, v in config.items() if k != "name"}, f"model {name}")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises ConfigError if the model refuses its options, does not train a part that it has nothing to start from, has
+    relations between AUs without a loss for them or the other way about, or is to compare a clip's only frame with others.
+    """
+    name = recipe.model["name"]
+    config = check_config(name, recipe.model)
+    if getattr(config, "has_relations", False) != (recipe.loss.relations > 0):
+        raise ConfigError(
+            "relations of AUs and their loss go together: set loss.relations > 0 for stage 2 of me_graphau, 0 for all else"
+        )
+    if recipe.clip.frames == 1 and getattr(config, "relative", "none") != "none":
+        raise ConfigError(
+            f"model.relative: {config.relative} reads a face against the other frames of its clip, and clip.frames is 1; set it "
+            "to 8 or so, with a clip.interval that spreads them"
+        )
+    if recipe.init is None and getattr(config, "needs_init", False):
+        raise ConfigError(
+            f"this {name} is trained on features that it does not learn itself; give the recipe an init, the recipe that "
+            "learns them, or set model.finetune: true"
+        )
 
 
 def model_code(name: str) -> list[Path]:

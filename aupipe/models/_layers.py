@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -97,16 +96,9 @@ class PerAULinear(nn.Module):
         return (features_MD * self.weight).sum(-1) + self.bias
 
 
-def apply_in_chunks(function: Callable[[Tensor], Tensor], sequence: Tensor, chunk: int, halo: int = 0) -> Tensor:
-    """`function` of a sequence (B, T, …) → (B, T, …), computed `chunk` frames at a time with `halo` more on each side.
+def scale_intensity(score: Tensor) -> Tensor:
+    """An intensity head's output, any number → 0 to 5, by 5 times the sigmoid, in single precision.
 
-    Equal to `function(sequence)` where an output frame depends on no input further away than `halo`: at the ends of the
-    sequence a chunk has no more context than the whole has, so padding falls on the same frames.
+    Clamping a number to 0 … 5 would give an AU that is absent, as most are in most frames, no gradient once it is below 0.
     """
-    T = sequence.shape[1]
-    parts = []
-    for start in range(0, T, chunk):
-        first, stop = max(0, start - halo), min(T, start + chunk)
-        part = function(sequence[:, first : min(T, stop + halo)])
-        parts.append(part[:, start - first : stop - first])
-    return torch.cat(parts, 1)
+    return 5 * score.float().sigmoid()

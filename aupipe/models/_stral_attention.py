@@ -1,4 +1,6 @@
-"""STRAL's attention learning (§3.2): region layers, then a branch per AU with an attention map of its own."""
+"""STRAL's attention learning (§3.2): region layers, then a branch per AU with an attention map of its own; and ARL's, from
+which it descends.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,8 @@ class AttentionNetwork(nn.Module):
     `c` is the paper's structure parameter. `heads` makes the initial logits of the features.
     """
 
+    PER_AU = ("branches.", "heads.")  # names of the parts in which the AUs lie side by side
+
     def __init__(self, M: int, c: int, **options: object) -> None:
         super().__init__()
         self.region_1 = RegionLayer(3, 4 * c)
@@ -27,6 +31,12 @@ class AttentionNetwork(nn.Module):
     def forward(self, frames_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         x = pool_rectified(self.region_1.unrectified(frames_NCHW))
         return self.branches(pool_rectified(self.region_2.unrectified(x)))
+
+    def draw_gaussian(self) -> None:
+        """ARL's initial weights: convolutions and heads of deviation 0.01 without bias."""
+        for name, parameter in self.named_parameters():
+            if "norm" not in name:
+                nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=0.01)
 
 
 def pool_rectified(x_NCHW: Tensor) -> Tensor:
@@ -53,8 +63,11 @@ class _ChannelsLast(torch.autograd.Function):
 class _Branch(NamedTuple):
     """The tensors of one branch, or of all side by side: (weight, bias) and (mean, variance, weight, bias)."""
 
-    convs: list[tuple[Tensor, Tensor]]  # pre…, attention, weighted, feature
-    norms: list[tuple[Tensor, Tensor, Tensor, Tensor]]  # of pre…, weighted and, on request, feature
+    pre: list[tuple[Tensor, Tensor]]
+    gate: list[tuple[Tensor, Tensor]]  # one, or none
+    maps: list[tuple[Tensor, Tensor]]  # before the map, on request, and the map
+    rest: list[tuple[Tensor, Tensor]]  # weighted, feature
+    norms: list[tuple[Tensor, Tensor, Tensor, Tensor]]  # in the order of use
 
 
 class AttentionBranches(nn.Module):
@@ -64,6 +77,10 @@ class AttentionBranches(nn.Module):
     convolution, multiplied with the map before its BatchNorm and ReLU as in ARL's code (`mask_after_relu`: after them),
     and a last convolution without either (`feature_norm`: with both), meaned over places. The paper shows neither how
     deep a branch is nor where its norms are; the defaults are ARL's, whose structure it says to follow.
+
+    What ARL has besides: `channel_attention`, by which a linear layer and sigmoid of the first layer's mean over places
+    scale the second's channels before its BatchNorm; and `map_channels`, the width of a further convolution, BatchNorm and
+    tanh that the map is made of.
 
     The tensors of all AUs lie side by side, AU-major. `mode` says how they are computed: `grouped`, one grouped convolution
     for all AUs, fewer launches on a GPU; `loop`, AU by AU, faster on CPUs; `auto`, by where the map lies. All the same sums.
@@ -77,30 +94,38 @@ class AttentionBranches(nn.Module):
         pre_layers: int = 3,
         mask_after_relu: bool = False,
         feature_norm: bool = False,
+        channel_attention: bool = False,
+        map_channels: int | None = None,
         mode: str = "auto",
     ) -> None:
         super().__init__()
         self.M, self.mode, self.mask_after_relu = M, mode, mask_after_relu
 
-        def grouped(channels: int) -> nn.Conv2d:
-            return nn.Conv2d(M * D, M * channels, 3, padding=1, groups=M)
+        def grouped(channels: int, inputs: int = D) -> nn.Conv2d:
+            return nn.Conv2d(M * inputs, M * channels, 3, padding=1, groups=M)
 
         self.pre = nn.ModuleList([nn.Conv2d(D, M * D, 3, padding=1), *(grouped(D) for _ in range(pre_layers - 1))])
         self.pre_norms = nn.ModuleList(nn.BatchNorm2d(M * D) for _ in range(pre_layers))
-        self.attention = grouped(1)
+        self.gate = nn.Conv2d(M * D, M * D, 1, groups=M) if channel_attention else None
+        self.map = grouped(map_channels) if map_channels else None
+        self.map_norm = nn.BatchNorm2d(M * map_channels) if map_channels else None
+        self.attention = grouped(1, map_channels or D)
         self.weighted = grouped(D)
         self.weighted_norm = nn.BatchNorm2d(M * D)
         self.feature = grouped(D)
         self.feature_norm = nn.BatchNorm2d(M * D) if feature_norm else None
 
+    def extra_repr(self) -> str:
+        return f"mask_after_relu={self.mask_after_relu}"
+
     def forward(self, x_NDhw: Tensor) -> tuple[Tensor, Tensor]:
         if self.training:
             for norm in self._norms():
                 norm.num_batches_tracked.add_(1)  # type: ignore[operator]
-        layers = (*self.pre, self.attention, self.weighted, self.feature)
-        convs = [(layer.weight, layer.bias) for layer in layers]
+        layers = ([*self.pre], [self.gate], [self.map, self.attention], [self.weighted, self.feature])
+        convs = [[(layer.weight, layer.bias) for layer in kind if layer is not None] for kind in layers]
         norms = [(norm.running_mean, norm.running_var, norm.weight, norm.bias) for norm in self._norms()]
-        everything = _Branch(convs, norms)  # type: ignore[arg-type]
+        everything = _Branch(*convs, norms=norms)  # type: ignore[arg-type, call-arg, misc]
         if self.mode == "grouped" or (self.mode == "auto" and x_NDhw.is_cuda):
             return self._run(x_NDhw, everything, self.M)
         # Views: a chunk of a running mean is updated in place, and gradients are gathered once per tensor.
@@ -110,15 +135,21 @@ class AttentionBranches(nn.Module):
         return torch.cat(features, 1), torch.cat(maps, 1)
 
     def _norms(self) -> list[nn.Module]:
-        return [*self.pre_norms, self.weighted_norm, *([self.feature_norm] if self.feature_norm is not None else [])]
+        norms = (*self.pre_norms, self.map_norm, self.weighted_norm, self.feature_norm)
+        return [norm for norm in norms if norm is not None]
 
     def _run(self, x: Tensor, branch: _Branch, groups: int) -> tuple[Tensor, Tensor]:
         """`groups` branches at once: → (N, groups, D), (N, groups, h, w)."""
-        *pre, attention, weighted, feature = branch.convs
         norms = iter(branch.norms)
-        for number, conv in enumerate(pre):
-            x = self._norm(_convolve(x, conv, groups if number else 1), next(norms)).relu_()
-        maps = torch.sigmoid(_convolve(x, attention, groups))
+        for number, conv in enumerate(branch.pre):
+            y = _convolve(x, conv, groups if number else 1)
+            if number == 1 and branch.gate:
+                y = y * torch.sigmoid(F.conv2d(x.mean((2, 3), keepdim=True), *branch.gate[0], groups=groups))  # type: ignore[misc]
+            x = self._norm(y, next(norms)).relu_()
+        y, (*before, attention), (weighted, feature) = x, branch.maps, branch.rest
+        for conv in before:
+            y = self._norm(_convolve(y, conv, groups), next(norms)).tanh_()
+        maps = torch.sigmoid(_convolve(y, attention, groups))
         y = _convolve(x, weighted, groups)
         if self.mask_after_relu:
             y = _mask(self._norm(y, next(norms)).relu_(), maps)

@@ -129,7 +129,11 @@ class GraphNetwork(nn.Module):
         self.halo = layers * ((temporal_kernel - 1) // 2)  # frames on each side that a frame's logits depend on
 
     def forward(self, features_BTMD: Tensor) -> Tensor:
+        return self.heads(self.relate(features_BTMD))
+
+    def relate(self, features_BTMD: Tensor) -> Tensor:
+        """What the heads read: the features after all graph convolutions, of the same shape."""
         x = features_BTMD
         for layer in self.layers:
             x = layer(x, self.partitions_3MM)
-        return self.heads(x)
+        return x

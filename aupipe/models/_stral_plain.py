@@ -54,6 +54,9 @@ class PlainBranch(nn.Module):
         for conv, norm in zip(fast.pre, fast.pre_norms, strict=True):
             layers += [copy_conv(conv, m, M), copy_norm(norm, m, M), nn.ReLU()]
         self.pre = nn.Sequential(*layers)
+        self.gate = None if fast.gate is None else copy_conv(fast.gate, m, M)
+        self.map = None if fast.map is None else copy_conv(fast.map, m, M)
+        self.map_norm = None if fast.map_norm is None else copy_norm(fast.map_norm, m, M)
         self.attention = copy_conv(fast.attention, m, M)
         self.weighted, self.norm = copy_conv(fast.weighted, m, M), copy_norm(fast.weighted_norm, m, M)
         self.feature = copy_conv(fast.feature, m, M)
@@ -61,8 +64,16 @@ class PlainBranch(nn.Module):
         self.mask_after_relu = fast.mask_after_relu
 
     def forward(self, x_NDhw: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.pre(x_NDhw)
-        attention = torch.sigmoid(self.attention(x))
+        x = x_NDhw
+        for number in range(0, len(self.pre), 3):
+            y = self.pre[number](x)
+            if number == 3 and self.gate is not None:
+                y = y * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+            x = torch.relu(self.pre[number + 1](y))
+        y = x
+        if self.map is not None and self.map_norm is not None:
+            y = torch.tanh(self.map_norm(self.map(y)))
+        attention = torch.sigmoid(self.attention(y))
         y = self.weighted(x)
         y = torch.relu(self.norm(y)) * attention if self.mask_after_relu else torch.relu(self.norm(y * attention))
         y = self.feature(y)

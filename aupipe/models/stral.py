@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from aupipe.facs import AUSet
 from aupipe.models import AUOutput
-from aupipe.models._layers import apply_in_chunks
+from aupipe.models._layers import PerAULinear, scale_intensity
+from aupipe.models._relative import Presence, Relative, Sums, add, check_relative, reach, split_presence
+from aupipe.models._start import copy_weights
 from aupipe.models._stral_attention import AttentionNetwork
 from aupipe.models._stral_graph import GraphNetwork
 from aupipe.models._stral_graph import RelationGraph as RelationGraph
@@ -28,6 +30,7 @@ from aupipe.schema import ConfigError, DataError, LabelStats
 
 logger = logging.getLogger(__name__)
 
+RELATIONAL = ("gsf", "gsa", "stral")  # variants that have a graph
 PATCH = 16  # the second region layer cuts half the frame's side into 8 patches
 KNOWN = {
     "variant": ("al", "al_r", "gsf", "gsa", "stral"),
@@ -45,7 +48,8 @@ class Config:
 
     `temporal_kernel` is that of stral. `finetune` trains the attention stage along with the graph. `max_hop` and `centre`
     (an AU's number) overrule what relation_graph finds; `branches` is how the AUs' branches are computed, not what.
-    `new_heads: false` starts the graph's heads from those of the attention stage.
+    `new_heads: false` starts the graph's heads from those of the attention stage. `intensity` adds a head per AU that reads
+    what its last one reads.
     """
 
     variant: str = "stral"
@@ -65,8 +69,11 @@ class Config:
     finetune: bool = False
     init: str = "default"  # torch's; gaussian001: deviation 0.01 and no bias in the attention stage, as in ARL
     branches: str = "auto"
+    intensity: bool = False  # none in the paper
+    relative: str = "none"  # what the heads also read: attention features against their mean, clip or running
 
     def __post_init__(self) -> None:
+        check_relative(self.relative)
         for key, known in KNOWN.items():
             if (value := getattr(self, key)) not in known:
                 raise ConfigError(f"unknown {key} '{value}' of STRAL; known are {', '.join(known)}")
@@ -78,6 +85,11 @@ class Config:
             raise ConfigError("STRAL needs c ≥ 1 and graph_layers ≥ 1")
         if not self.edge_init:
             raise ConfigError("an edge_init of 0 would cut every edge and never learn: tanh(0) = 0; give another")
+
+    @property
+    def needs_init(self) -> bool:
+        """Whether the attention stage stays as it is, so that another run must have trained it."""
+        return self.variant in RELATIONAL and not self.finetune
 
 
 class Model(nn.Module):
@@ -110,31 +122,76 @@ class Model(nn.Module):
             mode=config.branches,
         )
         if config.init == "gaussian001":
-            _draw_gaussian(self.attention)
-        self.relations = _make_graph(config, aus, stats) if config.variant in ("gsf", "gsa", "stral") else None
+            self.attention.draw_gaussian()
+        self.relations = _make_graph(config, aus, stats) if config.variant in RELATIONAL else None
+        self.intensity = PerAULinear(M, 8 * config.c) if config.intensity else None
+        self.relative = Relative.of(config, M, 8 * config.c)
         self.frozen = False
-        self.freeze_attention(self.relations is not None and not config.finetune)
+        self.freeze_attention(config.needs_init)
 
     @property
-    def halo(self) -> int:
-        """Frames on each side of a frame that its logits depend on."""
+    def feature_part(self) -> nn.Module:
+        """What makes `features`: they change with its weights and options and with nothing else."""
+        return self.attention if self.relative is None else nn.ModuleList([self.attention, Presence()])
+
+    @property
+    def context(self) -> int:
+        """Half the reach of the graph's convolutions over time: frames on either side of a frame."""
         return 0 if self.relations is None else self.relations.halo
+
+    @property
+    def past(self) -> int | None:
+        """Frames before a frame that its logits depend on: `context`, or all (None) for `relative`."""
+        return reach(self.relative, self.context, self.context)[0]
+
+    @property
+    def future(self) -> int | None:
+        """Frames after it: as many, since the kernels are centred; all (None) for the clip's mean."""
+        return reach(self.relative, self.context, self.context)[1]
 
     def forward(self, frames_BTCHW: Tensor) -> AUOutput:
         if frames_BTCHW.ndim == 4:
-            return self._read(frames_BTCHW, None)
-        return self._read(*self._attend(frames_BTCHW))
+            return self.read(self.accumulate(frames_BTCHW)[0])
+        features, maps = self._attend(frames_BTCHW)
+        return self.read(self.accumulate(features)[0])._replace(attention_BTMhw=maps)
 
     def features(self, frames_BTCHW: Tensor) -> Tensor:
-        """features_BTMD, D = 8c: all that relation learning reads of the frames, so they can be computed once and kept."""
+        """features_BTMD, D = 8c: all that relation learning reads of the frames, so they can be computed once and kept.
+
+        With `relative` there is a row beside the M AUs', of ones where the frame has a face and zeros elsewhere.
+        """
         return self._attend(frames_BTCHW)[0]
 
-    def infer(self, frames_BTCHW: Tensor, chunk: int = 48) -> Tensor:
-        """logits_BTM of sequences of any length, equal to those of `forward` in eval mode, in the memory of a chunk."""
-        if self.training:
-            raise RuntimeError("infer is for eval mode: in training, chunks would have statistics of their own")
-        features = apply_in_chunks(self.features, frames_BTCHW, chunk)
-        return apply_in_chunks(lambda part: self(part).logits_BTM, features, chunk, self.halo)
+    def accumulate(self, features_BTMD: Tensor, state: Sums | None = None) -> tuple[Tensor, Sums | None]:
+        """The next frames' features_BTMD, with `relative` (B, T, 2M, D), the differences from their mean beside them; and
+        the state to go on from, None at first.
+
+        Of the attention stage's features, not of the graph's: they are of a frame alone, so that their mean knows no ends
+        of sequences and is one sum to carry, and kept features serve it.
+        """
+        if self.relative is None:
+            return features_BTMD, None
+        features_BTMD, present_BT = split_presence(features_BTMD)
+        difference, state = self.relative.difference(features_BTMD, present_BT, state)
+        return torch.cat([features_BTMD, difference], 2), state
+
+    def read(self, accumulated: Tensor) -> AUOutput:
+        """Of what `accumulate` gives, without attention maps."""
+        features_BTMD = accumulated[:, :, : len(self.aus)]
+        initial = self.attention.heads(features_BTMD)
+        related = features_BTMD if self.relations is None else self.relations.relate(features_BTMD)
+        read: tuple[Tensor, Tensor | None] = (
+            initial if self.relations is None else self.relations.heads(related),
+            None if self.intensity is None else self.intensity(related),
+        )
+        if self.relative is not None:
+            read = add(read, self.relative.read(accumulated[:, :, len(self.aus) :]))
+        logits, scores = read
+        return AUOutput(
+            logits,
+            aux_logits_BTM=None if self.relations is None else initial,
+            intensity_BTM=None if scores is None else scale_intensity(scores),
+        )
 
     def freeze_attention(self, frozen: bool = True) -> None:
         """Keep the attention stage as it is, BatchNorm's statistics included, or let it learn."""
@@ -148,7 +205,6 @@ class Model(nn.Module):
             self.attention.eval()
         return self
 
-    @torch.no_grad()
     def start_from(self, weights: Mapping[str, Tensor], aus: AUSet, au_map: Mapping[int, int] | None = None) -> None:
         """Take the attention stage of another STRAL of any variant, trained for `aus`.
 
@@ -156,22 +212,11 @@ class Model(nn.Module):
         DISFA from BP4D by {9: 10, 25: 23, 26: 24}. Raises ConfigError if an AU has no branch to start from, DataError if
         the weights are of another network.
         """
-        origin = [(au_map or {}).get(au, au) for au in self.aus]
-        if missing := [au for au, of in zip(self.aus, origin, strict=True) if of not in aus.numbers]:
-            known = ", ".join(map(str, aus))
-            raise ConfigError(f"AU{missing[0]:02d} has no branch to start from among AUs {known}; name one in init.au_map")
-        rows = torch.tensor([aus.index(of) for of in origin])
-        for name, own in self.attention.state_dict().items():
-            given = weights.get(f"attention.{name}")
-            if given is not None and name.startswith(("branches.", "heads.")) and given.ndim and len(given) % len(aus) == 0:
-                given = given.unflatten(0, (len(aus), -1))[rows.to(given.device)].flatten(0, 1)
-            if given is None or given.shape != own.shape:
-                raise DataError(
-                    f"the weights to start from are of another network: attention.{name} is absent or of another size"
-                )
-            own.copy_(given)
+        copy_weights(self.attention, weights, (self.aus, aus), au_map, prefix="attention.", per_au=AttentionNetwork.PER_AU)
         if self.relations is not None and not self.config.new_heads:
             self.relations.heads.load_state_dict(self.attention.heads.state_dict())
+        if self.relative is not None and (self.relations is None or not self.config.new_heads):
+            self.relative.start_from(weights, (self.aus, aus), au_map)
 
     def _attend(self, frames_BTCHW: Tensor) -> tuple[Tensor, Tensor]:
         B, T, _, H, W = frames_BTCHW.shape
@@ -181,13 +226,10 @@ class Model(nn.Module):
             )
         with torch.no_grad() if self.frozen else nullcontext():
             features, maps = self.attention(frames_BTCHW.flatten(0, 1))
-        return features.unflatten(0, (B, T)), maps.unflatten(0, (B, T))
-
-    def _read(self, features_BTMD: Tensor, maps_BTMhw: Tensor | None) -> AUOutput:
-        initial = self.attention.heads(features_BTMD)
-        if self.relations is None:
-            return AUOutput(initial, maps_BTMhw)
-        return AUOutput(self.relations(features_BTMD), maps_BTMhw, initial)
+        features = features.unflatten(0, (B, T))
+        if self.relative is not None:
+            features = self.relative.presence(features, frames_BTCHW)
+        return features, maps.unflatten(0, (B, T))
 
 
 def _make_graph(config: Config, aus: AUSet, stats: LabelStats) -> GraphNetwork:
@@ -208,9 +250,3 @@ def _make_graph(config: Config, aus: AUSet, stats: LabelStats) -> GraphNetwork:
         orientation=config.orientation,
         edge_init=config.edge_init,
     )
-
-
-def _draw_gaussian(network: nn.Module) -> None:
-    for name, parameter in network.named_parameters():
-        if "norm" not in name:
-            nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=0.01)
