@@ -7,8 +7,10 @@ label statistics, the recipe and where it all came from; whoever loads it needs 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from aupipe.config import InputSpec, build, to_json
 from aupipe.facs import AUSet
 from aupipe.models import build_model
+from aupipe.models._weights import weights_follow
 from aupipe.schema import ConfigError, DataError, LabelStats
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS, DESCRIPTION, STATE, STATE_DESCRIPTION = "model.safetensors", "checkpoint.json", "state.safetensors", "state.json"
 
@@ -60,7 +65,8 @@ def save_checkpoint(directory: Path, model: nn.Module, description: Description)
 def load_checkpoint(directory: Path) -> tuple[nn.Module, Description]:
     """The model, in eval mode, and its description. Raises DataError for a directory that is no whole checkpoint."""
     description = load_description(directory)
-    model = description.new_model()
+    with weights_follow():
+        model = description.new_model()
     _load_weights(model, directory / WEIGHTS)
     return model.eval(), description
 
@@ -104,6 +110,34 @@ def load_weights(directory: Path, model: nn.Module) -> None:
     _load_weights(model, directory / WEIGHTS)
 
 
+@torch.no_grad()
+def start_from(directory: Path, model: nn.Module, description: Description, au_map: Mapping[int, int] | None = None) -> None:
+    """Put the weights of another training's checkpoint into a fresh model, of which `description` is.
+
+    A model with a `start_from` of its own takes what it can use, for other AUs too; any other takes every tensor whose name
+    and shape are one of its own. Raises DataError if the checkpoint is of another model or has nothing for it, ConfigError
+    if it is of other AUs.
+    """
+    origin = load_description(directory)
+    name, other = description.model["name"], origin.model["name"]
+    if name != other:
+        raise DataError(f"{directory} holds a model {other}, from which {name} cannot start; name another recipe in init")
+    weights = _read_tensors(directory / WEIGHTS)
+    if hasattr(model, "start_from"):
+        model.start_from(weights, origin.au_set, au_map)  # type: ignore[operator]
+        return
+    if au_map or origin.au_set != description.au_set:
+        known, wanted = (", ".join(map(str, one.aus)) for one in (origin, description))
+        raise ConfigError(f"a {name} for AUs {wanted} starts from the same AUs, without an au_map; {directory} has {known}")
+    own = model.state_dict()
+    shared = [key for key, tensor in weights.items() if key in own and own[key].shape == tensor.shape]
+    if not shared:
+        raise DataError(f"no tensor in {directory} has name and shape of one of this {name}; name another recipe in init")
+    for key in shared:
+        own[key].copy_(weights[key])
+    logger.info("%d of %d tensors start from %s", len(shared), len(own), directory)
+
+
 def load_optimiser(directory: Path, optimiser: torch.optim.Optimizer) -> None:
     """Put the saved state into an optimiser over the same parameters."""
     groups = json.loads((directory / STATE_DESCRIPTION).read_text(encoding="utf-8"))["param_groups"]
@@ -142,7 +176,18 @@ def _write_model(directory: Path, model: nn.Module, description: Description) ->
 
 def _load_weights(model: nn.Module, path: Path) -> None:
     try:
-        model.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(f"the weights in {path} are missing, damaged or of another model: {reason}") from None
+        model.load_state_dict(_read_tensors(path))
+    except RuntimeError as error:
+        raise _refusal(path, error) from None
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _refusal(path, error) from None
+
+
+def _refusal(path: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())[:300]
+    return DataError(f"the weights in {path} are missing, damaged or of another model: {reason}")

@@ -18,6 +18,13 @@ from typing import Any
 import yaml
 
 from aupipe.facs import AUSet
+from aupipe.recipes import ALIGN_SIZE as ALIGN_SIZE
+from aupipe.recipes import InitConfig as InitConfig
+from aupipe.recipes import InputSpec as InputSpec
+from aupipe.recipes import LossConfig as LossConfig
+from aupipe.recipes import OptimiserConfig as OptimiserConfig
+from aupipe.recipes import PhaseConfig as PhaseConfig
+from aupipe.recipes import Recipe as Recipe
 from aupipe.schema import ConfigError, DataError
 from aupipe.values import build as build
 from aupipe.values import nearest
@@ -25,123 +32,6 @@ from aupipe.values import to_json as to_json
 
 PACKAGE = Path(__file__).parent
 LANDMARKS = ("blazemesh", "blazemesh-tiles", "blazemesh-litert", "supplied", "prealigned")  # or package.module:Class
-ALIGN_SIZE = {"face200": 200, "face112": 112}  # aligned faces, pixels on a side
-NORMALISE, AUGMENT = ("model", "image", "grey"), ("crop", "strong")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InputSpec:
-    """Which aligned face a model reads and the square that is cut from it: at random in training, central otherwise;
-    `resize` is the size that this square is then shrunk to, None for its own.
-
-    `normalise`: model (its own mean and deviation) · image (each image's own) · grey (each image's own, of its luminance).
-    `augment`: crop (moved and mirrored, as in the papers) · strong (turned, relit, blurred and covered too).
-    """
-
-    align: str = "face200"
-    crop: int = 176
-    resize: int | None = None
-    normalise: str = "model"
-    augment: str = "crop"
-
-    def __post_init__(self) -> None:
-        if self.align not in ALIGN_SIZE:
-            raise ConfigError(f"unknown alignment '{self.align}' in an input; known are {', '.join(ALIGN_SIZE)}")
-        if not 0 < self.crop <= ALIGN_SIZE[self.align]:
-            largest = ALIGN_SIZE[self.align]
-            raise ConfigError(f"a crop of {self.crop} pixels does not fit into {self.align}; give 1 to {largest}")
-        if self.resize is not None and not 0 < self.resize <= self.crop:
-            raise ConfigError(f"a crop of {self.crop} pixels cannot be shrunk to {self.resize}; give 1 to {self.crop}")
-        for key, value, known in (("normalise", self.normalise, NORMALISE), ("augment", self.augment, AUGMENT)):
-            if value not in known:
-                raise ConfigError(f"unknown {key} '{value}' of an input; known are {', '.join(known)}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClipConfig:
-    """Windows of a session: `frames` of them `interval` frames apart, a new window every `stride` frames."""
-
-    frames: int
-    stride: int
-    interval: int = 1
-
-    def __post_init__(self) -> None:
-        if min(self.frames, self.stride, self.interval) < 1:
-            raise ConfigError("a clip's frames, stride and interval must be at least 1")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """`weighting`: none · inverse_rate (STRAL eq. 1) · positive (ABAW eq. 4). `attention_l1`: λ of STRAL eq. 3."""
-
-    weighting: str = "none"
-    attention_l1: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.weighting not in ("none", "inverse_rate", "positive"):
-            raise ConfigError(f"unknown loss weighting '{self.weighting}'; known are none, inverse_rate, positive")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimiserConfig:
-    """`decay` multiplies the learning rate every `decay_every` epochs. `schedule: one_cycle` instead lets it rise to `lr`
-    over the first three tenths of the phase and fall to zero by its end, step by step.
-    """
-
-    name: str
-    lr: float
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    decay: float = 1.0
-    decay_every: int = 1
-    schedule: str = "step"
-
-    def __post_init__(self) -> None:
-        if self.schedule not in ("step", "one_cycle"):
-            raise ConfigError(f"unknown schedule '{self.schedule}'; known are step, one_cycle")
-        if self.name not in ("adam", "adamw", "sgd"):
-            raise ConfigError(f"unknown optimiser '{self.name}'; known are adam, adamw, sgd")
-        if not self.lr > 0 or self.decay_every < 1:
-            raise ConfigError("an optimiser needs a positive lr and decay_every ≥ 1")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PhaseConfig:
-    """Part of a training with its own optimiser. `batch` counts clips per step over all workers together."""
-
-    name: str
-    epochs: int
-    batch: int
-    optimiser: OptimiserConfig
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.batch) < 1:
-            raise ConfigError(f"phase '{self.name}' needs at least one epoch and one clip per batch")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """One row of a paper's table: model, input, clip, loss and phases, and where in which paper it stands."""
-
-    model: dict[str, Any]
-    input: InputSpec
-    clip: ClipConfig
-    loss: LossConfig = field(default_factory=LossConfig)
-    phases: tuple[PhaseConfig, ...]
-    precision: str = "fp32"
-    paper: str = ""
-    section: str = ""
-    cost: str = ""
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("fp32", "bf16"):
-            raise ConfigError(f"unknown precision '{self.precision}'; known are fp32, bf16")
-        if not self.phases:
-            raise ConfigError("a recipe needs at least one phase")
-        name, folder = self.model.get("name"), PACKAGE / "models"
-        known = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
-        if name not in known:
-            raise ConfigError(f"unknown model '{name}' in a recipe; known are {', '.join(known)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,9 +67,13 @@ class SyntheticConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoldConfig:
-    """Subject-exclusive folds: the layout's published partition, or `k` drawn ones; `val` is held out of each train side."""
+    """Subject-exclusive folds: the layout's published partition, or `k` drawn ones; `val` is held out of each train side.
+
+    `leave_one_out`: a fold for each part that came with the data, such as the corpora of the layout `several`.
+    """
 
     published: bool = True
+    leave_one_out: bool = False
     k: int = 3
     val_fraction: float = 1 / 6
 
@@ -270,6 +164,8 @@ def load_params(path: str | Path = "params.yaml", overrides: Iterable[str] = ())
     if isinstance(recipes, dict):
         values["recipes"] = {name: _resolve(recipes, name, ()) for name in recipes}
     params: Params = build(Params, values, str(path))
+    for name in params.recipes:
+        _check_origin(params, name)
     for kind, chosen, known in (
         ("recipes", params.experiment.recipes, params.recipes),
         ("corpora", params.experiment.corpora, params.corpora),
@@ -302,7 +198,23 @@ def _resolve(recipes: dict[str, Any], name: str, seen: tuple[str, ...]) -> dict[
     base = own.pop("base", None)
     if not isinstance(base, str | None):
         raise ConfigError(f"recipes.{name}: base: expected the name of a recipe, got {base!r}")
-    return own if base is None else _merge(_resolve(recipes, base, (*seen, name)), own)
+    if base is None:
+        return own
+    inherited = _resolve(recipes, base, (*seen, name))
+    inherited.pop("expected", None)  # what a paper prints, it prints for this one row
+    return _merge(inherited, own)
+
+
+def _check_origin(params: Params, name: str) -> None:
+    """Raises ConfigError if a recipe starts, through however many others, from itself or from one that is not there."""
+    seen, init = [name], params.recipes[name].init
+    while init is not None:
+        if init.recipe in seen:
+            raise ConfigError(f"recipes: {' → '.join((*seen, init.recipe))}: what they start from (init) is a circle")
+        origin = _pick(params.recipes, init.recipe, "recipe", f"recipes.{seen[-1]}.init")
+        if init.corpus is not None:
+            _pick(params.corpora, init.corpus, "corpus", f"recipes.{seen[-1]}.init")
+        seen, init = [*seen, init.recipe], origin.init
 
 
 def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""Training and prediction: batches in, numbers out. No Ray, no MLflow; the caller knows who carries batches and sums."""
+"""Training: batches in, numbers out. No Ray, no MLflow; the caller knows who carries batches and sums."""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from aupipe import checkpoint, schema
+from aupipe import checkpoint
 from aupipe.checkpoint import Description
 from aupipe.clips import ClipSpec, clip_batches, steps_per_epoch
-from aupipe.config import InputSpec, OptimiserConfig, PhaseConfig, Recipe
+from aupipe.config import PhaseConfig, Recipe
+from aupipe.features import FeatureStore, feature_batches, fill_store, open_store
 from aupipe.losses import label_weights, loss_terms
 from aupipe.metrics import Counts, mean_over_aus
+from aupipe.optimisers import make_optimiser, set_rate
 from aupipe.pixels import read_frames
 from aupipe.schema import Batch, DataError, LabelStats
-from aupipe.shards import read_window
 
 logger = logging.getLogger(__name__)
-
-RISE = 0.3  # share of a one-cycle phase in which the learning rate rises
 
 Reduce = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The checkpoint that a training starts from, and after InitConfig, from which of its AUs each of ours does."""
+
+    checkpoint: Path
+    au_map: dict[int, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """What is to be trained: the same on every worker. `on_epoch` is called by the writing worker with each record."""
+    """What is to be trained: the same on every worker. `on_epoch` is called by the writing worker with each record.
+
+    `features` is the folder for what is computed once of a frozen part, `<directory>/features` if not named.
+    """
 
     recipe: Recipe
     description: Description
@@ -44,6 +54,8 @@ class Training:
     train_plan: pa.Table
     val_plan: pa.Table
     seed: int = 0
+    origin: Origin | None = None
+    features: Path | None = None
     on_epoch: Callable[[dict[str, Any]], None] | None = None
 
 
@@ -76,7 +88,8 @@ class Sums:
         for name, term in terms.items():
             self.terms[name] = self.terms.get(name, 0.0) + term.item()
         probs = logits_BTM.detach().float().sigmoid().cpu().numpy()
-        self.counts = self.counts + Counts.from_probs(probs, batch.labels_BTM, batch.mask_BTM)
+        T = probs.shape[1]  # the whole clip, or its last frames alone
+        self.counts = self.counts + Counts.from_probs(probs, batch.labels_BTM[:, -T:], batch.mask_BTM[:, -T:])
         self.steps += 1
         self.frames += int(batch.real_BT.sum())
 
@@ -99,27 +112,25 @@ def fit(training: Training, worker: Worker | None = None, *, threads: int | None
     """Run all phases; return the epochs' records. `<directory>/checkpoint` is the epoch with the best mean F1 on `val`.
 
     After every epoch `<directory>/last` holds what is needed to go on; a run that finds it there continues after it.
+    `threads` is how many of them torch computes with, its own choice if not named.
     """
     worker = worker or Worker()
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(training.seed)
-    model = training.description.new_model().to(worker.device)
-    last = training.directory / "last"
-    history: list[dict[str, Any]] = []
-    if progress := checkpoint.load_progress(last):
-        history = progress["history"]
-        checkpoint.load_weights(last, model)
-        logger.info("going on after epoch %d of %s", len(history), training.directory)
-    resumed_after = len(history)
+    model, history = _begin(training, worker)
+    last, resumed_after = training.directory / "last", len(history)
     wrapped = worker.wrap(model)
+    if training.recipe.compile:
+        wrapped.compile()
     first = 0
     for phase in training.recipe.phases:
         optimiser = make_optimiser(phase.optimiser, model)
         if first < resumed_after < first + phase.epochs:
             checkpoint.load_optimiser(last, optimiser)
+        store = _prepare_features(training, worker, model, phase) if resumed_after < first + phase.epochs else None
         for epoch in range(max(first, resumed_after), first + phase.epochs):
-            history.append(Pass(training, worker, wrapped, phase, epoch, first).run(optimiser))
+            history.append(Pass(training, worker, wrapped, phase, epoch, first, store).run(optimiser))
             if worker.rank == 0:
                 _keep(training, model, optimiser, history)
                 if training.on_epoch:
@@ -128,11 +139,44 @@ def fit(training: Training, worker: Worker | None = None, *, threads: int | None
     return history
 
 
+def _begin(training: Training, worker: Worker) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """The model on its device, fresh, started from another training's or as far as this one was, and the records so far."""
+    model = training.description.new_model().to(worker.device)
+    last = training.directory / "last"
+    if progress := checkpoint.load_progress(last):
+        checkpoint.load_weights(last, model)
+        logger.info("going on after epoch %d of %s", len(progress["history"]), training.directory)
+        return model, progress["history"]
+    if training.origin is not None:
+        checkpoint.start_from(training.origin.checkpoint, model, training.description, training.origin.au_map)
+    return model, []
+
+
+def _prepare_features(training: Training, worker: Worker, model: nn.Module, phase: PhaseConfig) -> FeatureStore | None:
+    """The features of all that a phase reads, if it keeps them; every worker computes a share and waits for the others."""
+    if not phase.crops:
+        return None
+    root = training.features or training.directory / "features"
+    store = open_store(root, model, training.recipe, phase.crops, training.shards)
+    spec = ClipSpec.of(training.recipe, training.description.au_set, phase.batch)
+    sides = ((training.train_plan, spec, phase.crops), (training.val_plan, spec, 1))
+    fill_store(store, model, training.recipe, training.shards, sides, worker.device, worker.rank, worker.world)
+    worker.reduce(np.zeros(1))
+    return store
+
+
 class Pass:
     """One epoch of a training on one worker: a pass over `train` with optimiser steps, then one over `val` without."""
 
     def __init__(
-        self, training: Training, worker: Worker, model: nn.Module, phase: PhaseConfig, epoch: int, first: int = 0
+        self,
+        training: Training,
+        worker: Worker,
+        model: nn.Module,
+        phase: PhaseConfig,
+        epoch: int,
+        first: int = 0,
+        store: FeatureStore | None = None,
     ) -> None:
         self.training, self.worker, self.phase, self.epoch, self.first = training, worker, phase, epoch, first
         self.model = model
@@ -140,6 +184,10 @@ class Pass:
         self.stats = LabelStats.from_json(training.description.stats)
         self.weights = label_weights(training.recipe.loss, self.stats, worker.device)
         self.spec = ClipSpec.of(training.recipe, training.description.au_set, phase.batch)
+        self.source = worker.batches if store is None else partial(feature_batches, store)
+        # Of a part that stays as it is, the regulariser would be a constant.
+        frozen = getattr(self.bare, "frozen", False)
+        self.loss = replace(training.recipe.loss, attention_l1=0.0) if frozen else training.recipe.loss
 
     def run(self, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
         """Train, validate, sum over the workers; return the epoch's record, JSON-able."""
@@ -169,39 +217,76 @@ class Pass:
         sums, steps = Sums(Counts.zero(len(self.spec.aus))), steps_per_epoch(self.training.train_plan, self.spec.batch)
         for batch in self.batches(self.training.train_plan, train=True, seed=self.training.seed, epoch=self.epoch):
             set_rate(optimiser, self.phase, self.epoch - self.first + sums.steps / steps)
-            terms, logits = self.losses(self.model, batch, train=True)
-            loss = torch.stack(list(terms.values())).sum()
-            if not torch.isfinite(loss):
-                clips = batch.clip_B.tolist()
-                raise DataError(f"the loss is {loss.item()} at clips {clips}; lower the recipe's learning rate")
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            terms, logits = self.differentiate(batch)
             optimiser.step()
             sums.add(terms, logits, batch)
         return sums
+
+    def differentiate(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Add the gradients of a batch, micro-batch by micro-batch; return its loss terms and logits.
+
+        A micro-batch counts by its clips, as a worker's share does: where labels are missing, an AU's mean is of its part.
+        """
+        B = len(batch.clip_B)
+        size = self.training.recipe.micro_batch or B
+        total: dict[str, Tensor] = {}
+        logits = []
+        for part in (batch.part(slice(first, first + size)) for first in range(0, B, size)):
+            terms, part_logits = self.losses(self.model, part, train=True)
+            loss = torch.stack(list(terms.values())).sum()
+            if not torch.isfinite(loss):
+                raise self.explain(loss, part)
+            share = len(part.clip_B) / B
+            (loss * share).backward()
+            total = {name: total.get(name, 0) + term.detach() * share for name, term in terms.items()}
+            logits.append(part_logits.detach())
+        return total, torch.cat(logits)
 
     @torch.no_grad()
     def validate(self) -> Sums:
         """Counts and loss on this worker's share of `val`; the regulariser is left out, it says nothing of the fit."""
         self.bare.eval()
-        sums = Sums(Counts.zero(len(self.spec.aus)), terms={"bce": 0.0})
+        names = [self.training.recipe.loss.kind, *(["intensity"] if self.spec.intensity else [])]
+        sums = Sums(Counts.zero(len(self.spec.aus)), terms=dict.fromkeys(names, 0.0))
         for batch in self.batches(self.training.val_plan, train=False):
             terms, logits = self.losses(self.bare, batch)
-            sums.add({"bce": terms["bce"]}, logits, batch)
+            sums.add({name: terms[name] for name in names}, logits, batch)
         return sums
 
     def batches(self, plan: pa.Table, **epoch: Any) -> Iterable[Batch]:
         worker = self.worker
-        return worker.batches(plan, self.training.shards, self.spec, rank=worker.rank, world=worker.world, **epoch)
+        return self.source(plan, self.training.shards, self.spec, rank=worker.rank, world=worker.world, **epoch)
+
+    def inputs(self, batch: Batch, *, train: bool) -> Tensor:
+        """What the model reads of a batch: kept features, or frames."""
+        if batch.features_BTMD is not None:
+            return torch.from_numpy(batch.features_BTMD).to(self.worker.device)
+        return read_frames(batch, self.bare, self.training.recipe.input, self.worker.device, train=train)
+
+    def explain(self, loss: Tensor, batch: Batch) -> DataError:
+        """Why a loss is not finite, in a sentence that names the clips at fault, where it is theirs."""
+        finite_B = self.inputs(batch, train=True).isfinite().flatten(1).all(1).cpu().numpy()
+        finite_B &= np.isfinite(np.where(batch.mask_BTM, batch.labels_BTM, 0)).all((1, 2))
+        if not finite_B.all():
+            clips = self.training.train_plan.take(pa.array(batch.clip_B[~finite_B]))
+            names = ", ".join(f"{row['path']} from row {row['start']}" for row in clips.to_pylist())
+            return DataError(
+                f"not a number in faces or labels of clips of {names}; run `dvc repro shards` to make them anew"
+            )
+        clips = batch.clip_B.tolist()
+        return DataError(f"the loss is {loss.item()} at clips {clips}; lower the recipe's learning rate")
 
     def losses(self, model: nn.Module, batch: Batch, *, train: bool = False) -> tuple[dict[str, Tensor], Tensor]:
         device = self.worker.device
-        frames = read_frames(batch, self.bare, self.training.recipe.input, device, train=train)
+        inputs = self.inputs(batch, train=train)
         labels, mask = (torch.from_numpy(array).to(device) for array in (batch.labels_BTM, batch.mask_BTM))
         mixed = self.training.recipe.precision == "bf16"
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=mixed):
-            output = model(frames)
-        return loss_terms(output, labels, mask, self.training.recipe.loss, self.weights), output.logits_BTM
+            output = model(inputs)
+        intensity = None if batch.intensity_BTM is None else torch.from_numpy(batch.intensity_BTM).to(device)
+        terms = loss_terms(output, labels, mask, self.loss, self.weights, intensity)
+        return terms, output.logits_BTM
 
 
 def sum_over_processes(sums: NDArray[np.float64], device: str = "cpu") -> NDArray[np.float64]:
@@ -210,56 +295,6 @@ def sum_over_processes(sums: NDArray[np.float64], device: str = "cpu") -> NDArra
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(tensor)
     return tensor.cpu().numpy()
-
-
-def make_optimiser(config: OptimiserConfig, model: nn.Module) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if config.name == "sgd":
-        return torch.optim.SGD(
-            parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=config.momentum > 0
-        )
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
-    return kind(parameters, config.lr, weight_decay=config.weight_decay)
-
-
-@torch.no_grad()
-def predict(
-    model: nn.Module, batches: Iterable[Batch], spec: InputSpec, device: str = "cpu"
-) -> Iterator[tuple[Batch, NDArray]]:
-    """Each batch with its probabilities (B, T, M), float32."""
-    model.eval()
-    for batch in batches:
-        frames = read_frames(batch, model, spec, device, train=False)
-        yield batch, model(frames).logits_BTM.float().sigmoid().cpu().numpy()
-
-
-def predict_table(model: nn.Module, description: Description, plan: pa.Table, shards: Path, spec: ClipSpec) -> pa.Table:
-    """One row per planned frame, in plan order, after schema.predictions_schema; no probability where no face was found."""
-    aus = description.au_set
-    paths, starts, counts = (plan[c].to_pylist() for c in ("path", "start", "frames"))
-    columns = ["subject", "session", "frame", "status", *aus.columns]
-    tables = []
-    for batch, probs in predict(model, clip_batches(plan, shards, spec, train=False), description.input):
-        for clip, probs_TM in zip(batch.clip_B.tolist(), probs, strict=True):
-            table = read_window(shards / paths[clip], starts[clip], counts[clip], 1, columns)
-            ok = np.array([status == schema.OK for status in table["status"].to_pylist()])
-            for column, values in zip(aus.probability_columns, probs_TM[: counts[clip]].T, strict=True):
-                table = table.append_column(column, pa.array(values, pa.float32(), mask=~ok))
-            tables.append(table)
-    return pa.concat_tables(tables).cast(schema.predictions_schema(aus))
-
-
-def set_rate(optimiser: torch.optim.Optimizer, phase: PhaseConfig, epochs: float) -> None:
-    """The learning rate after so many epochs of a phase."""
-    config, part = phase.optimiser, epochs / phase.epochs
-    if config.schedule == "step":
-        rate = config.lr * config.decay ** (int(epochs) // config.decay_every)
-    else:  # a twenty-fifth of the peak at first, nothing at the end, half waves of a cosine between
-        rise = (1 - math.cos(math.pi * min(part / RISE, 1))) / 2
-        fall = (1 + math.cos(math.pi * max(part - RISE, 0) / (1 - RISE))) / 2
-        rate = config.lr * (0.04 + 0.96 * rise) * fall
-    for group in optimiser.param_groups:
-        group["lr"] = rate
 
 
 def _keep(training: Training, model: nn.Module, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]) -> None:

@@ -27,6 +27,8 @@ def read_frames(batch: Batch, model: nn.Module, spec: InputSpec, device: str, *,
     whole = torch.from_numpy(batch.frames_BTHWC).to(device)
     if train and spec.augment == "strong":
         frames = augment(read_channels(whole, spec.normalise), torch.from_numpy(batch.seed_B), spec.crop)
+        # A frame without a face stays black, as in prediction: noise and covers would make something of it.
+        frames = frames.masked_fill((whole.flatten(2).amax(2) == 0)[..., None, None, None], 0)
     else:
         part = cut(whole, torch.from_numpy(batch.crop_B2), torch.from_numpy(batch.mirror_B), spec.crop)
         frames = read_channels(part, spec.normalise)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from aupipe import schema
 from aupipe.align import align
@@ -20,11 +20,12 @@ from aupipe.checkpoint import Description, load_checkpoint
 from aupipe.config import ALIGN_SIZE
 from aupipe.facs import AUSet
 from aupipe.landmarks import Follower, load_landmarker
+from aupipe.models import AUOutput
+from aupipe.models._sequences import CHUNK, Stream, infer, is_temporal
 from aupipe.pixels import read_middle
 from aupipe.schema import DataError
 from aupipe.video import Video, VideoFrame
 
-CHUNK = 64  # frames in memory at a time, and faces per forward pass
 THRESHOLD = 0.5
 
 
@@ -64,66 +65,130 @@ class AUPredictor:
         """Rows in the columns of OpenFace, in chunks of constant size: frame (from 1), face_id, timestamp (s), confidence,
         success (0/1), status, AUxx_p and AUxx_c, which are null where no face was found.
 
-        `progress(done, expected)` is called after each chunk. Raises DataError at the end if no frame had a face.
+        A temporal model reads the video as one sequence of frames in their order, whatever their times; its rows lag behind
+        by the frames after a frame that it must see (`Stream.latency`). A frame without a face is zeros in it, as in
+        training. A frame that the decoder had to patch up is `unreadable` and counts as one without: it may show a face, but
+        one that is partly made up, and no model was trained on such; the pictures of a corpus are read in the same way.
+
+        `progress(done, expected)` is called after each chunk read. Raises DataError at the end if no frame had a face.
         """
-        source, follower = Video(Path(video)), Follower()
-        frames, done, found = iter(source), 0, 0
-        while chunk := list(islice(frames, CHUNK)):
-            table = self._predict_chunk(chunk, follower)
-            done, found = done + len(chunk), found + sum(table["success"].to_pylist())
+        source, rows = Video(Path(video)), _Rows(self)
+        faces, done = map(rows.find, source), 0
+        while chunk := list(islice(faces, CHUNK)):
+            table = rows.push(chunk)
+            done += len(chunk)
             if progress:
                 progress(done, source.frame_count)
+            if table.num_rows:
+                yield table
+        if (table := rows.close()).num_rows:
             yield table
-        if not found:
+        if not rows.found:
+            damaged = f" ({rows.damaged} of them damaged)" if rows.damaged else ""
             raise DataError(
-                f"no face was found in any of the {done} frames of {video}; a face must be wider than about an eighth of "
-                "the frame: crop the video around it and try again"
+                f"no face was found in any of the {done} frames{damaged} of {video}; a face must be wider than about an "
+                "eighth of the frame: crop the video around it and try again"
             )
 
     def predict_faces(self, faces_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Aligned faces (N, H, W, 3) uint8 RGB, of the checkpoint's alignment → probabilities (N, M).
 
-        Temporal models read them as consecutive frames of one clip. Raises DataError for another shape or type.
+        Temporal models read them as one sequence of consecutive frames. Raises DataError for another shape or type.
         """
         size = ALIGN_SIZE[self.description.input.align]
         faces = np.asarray(faces_NHWC)
         if faces.shape[1:] != (size, size, 3) or faces.dtype != np.uint8:
             raise DataError(f"expected faces of shape (N, {size}, {size}, 3) uint8, got {faces.shape} {faces.dtype}")
-        spec, whole = self.description.input, torch.from_numpy(np.ascontiguousarray(faces))
-        with torch.inference_mode():
-            clips = (read_middle(part, self.model, spec)[None] for part in whole.split(CHUNK))
-            parts = [self.model(clip).logits_BTM[0] for clip in clips] if len(faces) else []
-        return torch.cat(parts).float().sigmoid().numpy() if parts else np.zeros((0, len(self.aus)), np.float32)
+        if not len(faces):
+            return np.zeros((0, len(self.aus)), np.float32)
+        output = infer(self.model, (self._read(faces[i : i + CHUNK]) for i in range(0, len(faces), CHUNK)), CHUNK)
+        return output.logits_BTM[0].float().sigmoid().numpy()
 
-    def _predict_chunk(self, chunk: list[VideoFrame], follower: Follower) -> pa.Table:
-        found = [self._find(frame.image, follower) for frame in chunk]
-        ok = np.array([face is not None for _, _, face in found])
-        probs = np.full((len(chunk), len(self.aus)), np.nan, np.float32)
-        if ok.any():
-            probs[ok] = self.predict_faces(np.stack([face for _, _, face in found if face is not None]))
+    def _read(self, faces_NHWC: NDArray[np.uint8]) -> Tensor:
+        """Aligned faces as frames_BTCHW of one sequence."""
+        return read_middle(torch.from_numpy(np.ascontiguousarray(faces_NHWC)), self.model, self.description.input)[None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What stays of a frame while its row waits for probabilities."""
+
+    index: int
+    time_s: float
+    status: str
+    confidence: float
+
+
+@dataclass(slots=True)
+class _Rows:
+    """A video's rows in the making: its frames go in, rows whose probabilities are final come out, in order."""
+
+    predictor: AUPredictor
+    found: int = 0  # frames with a face so far
+    damaged: int = 0  # frames that the decoder patched up
+    _waiting: list[_Row] = field(default_factory=list)
+    _follower: Follower = field(default_factory=Follower)
+    _stream: Stream = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._stream = Stream(self.predictor.model, CHUNK)
+
+    def find(self, frame: VideoFrame) -> NDArray[np.uint8] | None:
+        """The aligned face that the video is about; its row waits for probabilities."""
+        status, confidence, aligned = schema.NO_FACE, 0.0, None
+        spec = self.predictor.description
+        if frame.damaged:
+            status = schema.UNREADABLE
+            self.damaged += 1
+        elif face := self._follower.choose(load_landmarker(spec.landmarker["name"]).find_faces(frame.image)):
+            confidence = face.confidence
+            try:
+                status, aligned = schema.OK, align(spec.input.align, frame.image, face.landmarks).image
+                self.found += 1
+            except DataError:
+                status = schema.BAD_LANDMARKS
+        self._waiting.append(_Row(frame.index, frame.time_s, status, confidence))
+        return aligned
+
+    def push(self, faces: list[NDArray[np.uint8] | None]) -> pa.Table:
+        """The rows that are final now that the faces of the next frames are known."""
+        if is_temporal(self.predictor.model):
+            size = ALIGN_SIZE[self.predictor.description.input.align]
+            black = np.zeros((size, size, 3), np.uint8)
+            sequence = np.stack([black if face is None else face for face in faces])
+            return self._finish(self._stream.push(self.predictor._read(sequence)))
+        # each frame alone: those without a face need not be read
+        probs_NM = np.full((len(faces), len(self.predictor.aus)), np.nan, np.float32)
+        if ok := [i for i, face in enumerate(faces) if face is not None]:
+            probs_NM[ok] = self.predictor.predict_faces(np.stack([face for face in faces if face is not None]))
+        return self._table(probs_NM)
+
+    def close(self) -> pa.Table:
+        """The rows that are left at the end of the video."""
+        return self._finish(self._stream.close())
+
+    def _finish(self, output: AUOutput | None) -> pa.Table:
+        if output is None:
+            return self._table(np.zeros((0, len(self.predictor.aus)), np.float32))
+        return self._table(output.logits_BTM[0].float().sigmoid().numpy())
+
+    def _table(self, probs_NM: NDArray[np.float32]) -> pa.Table:
+        """The first rows that wait, with their probabilities, which are null without a face."""
+        rows, self._waiting = self._waiting[: len(probs_NM)], self._waiting[len(probs_NM) :]
+        ok = np.array([row.status == schema.OK for row in rows], bool)
         columns: dict[str, Any] = {
-            "frame": pa.array([frame.index + 1 for frame in chunk], pa.int64()),
-            "face_id": pa.array([0] * len(chunk), pa.int32()),
-            "timestamp": pa.array([round(frame.time_s, 6) for frame in chunk], pa.float64()),
-            "confidence": pa.array([round(confidence, 4) for _, confidence, _ in found], pa.float64()),
+            "frame": pa.array([row.index + 1 for row in rows], pa.int64()),
+            "face_id": pa.array([0] * len(rows), pa.int32()),
+            "timestamp": pa.array([round(row.time_s, 6) for row in rows], pa.float64()),
+            "confidence": pa.array([round(row.confidence, 4) for row in rows], pa.float64()),
             "success": pa.array(ok.astype(np.int8)),
-            "status": pa.array([status for status, _, _ in found]),
+            "status": pa.array([row.status for row in rows], pa.string()),
         }
-        for name, values in zip(self.aus.probability_columns, probs.T, strict=True):
+        for name, values in zip(self.predictor.aus.probability_columns, probs_NM.T, strict=True):
             columns[name] = pa.array(values, pa.float32(), mask=~ok)
-        for name, values in zip(self.aus.columns, probs.T, strict=True):
+        for name, values in zip(self.predictor.aus.columns, probs_NM.T, strict=True):
             columns[name] = pa.array((values >= THRESHOLD).astype(np.int8), mask=~ok)
         return pa.table(columns)
-
-    def _find(self, image: NDArray[np.uint8], follower: Follower) -> tuple[str, float, NDArray[np.uint8] | None]:
-        """(status, confidence, aligned face) of the face that the video is about."""
-        face = follower.choose(load_landmarker(self.description.landmarker["name"]).find_faces(image))
-        if face is None:
-            return schema.NO_FACE, 0.0, None
-        try:
-            return schema.OK, face.confidence, align(self.description.input.align, image, face.landmarks).image
-        except DataError:
-            return schema.BAD_LANDMARKS, face.confidence, None
 
 
 def write_csv(tables: Iterable[pa.Table], path: Path) -> int:

@@ -120,7 +120,10 @@ def load_predictor(uri: str) -> AUPredictor:
 
 
 class AUModel(mlflow.pyfunc.PythonModel):
-    """The body of a registered model: aligned faces (N, H, W, 3) uint8 RGB → {"AU01_p": (N,) float32, …}."""
+    """The body of a registered model: aligned faces (N, H, W, 3) uint8 RGB → {"AU01_p": (N,) float32, …}.
+
+    To a temporal model the faces of a call are one sequence of consecutive frames.
+    """
 
     def load_context(self, context: Any) -> None:
         self.predictor = AUPredictor.load(Path(context.artifacts["checkpoint"]))

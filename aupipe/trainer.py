@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from functools import partial
 from typing import Any
@@ -19,6 +20,8 @@ from aupipe.schema import ConfigError
 
 logger = logging.getLogger(__name__)
 
+# The big tensors of a step would otherwise go back to the system and be faulted in anew at every step (see Makefile).
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_ARENA_MAX": "4"}
 MAX_FAILURES = 3  # restarts of the group of workers before the training gives up
 
 
@@ -48,7 +51,11 @@ def train(training: Training, workers: int = 2, *, gpu: bool = False) -> list[di
                 use_gpu=gpu,
                 resources_per_worker={"GPU": 1} if gpu else {"CPU": stream.cpus() / 2 / workers},
             ),
-            run_config=RunConfig(name="train", storage_path=str(scratch)),
+            run_config=RunConfig(
+                name="train",
+                storage_path=str(scratch),
+                worker_runtime_env={"env_vars": {name: os.environ.get(name, value) for name, value in ALLOCATOR.items()}},
+            ),
         )
         try:
             trainer.fit()

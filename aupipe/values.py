@@ -33,6 +33,13 @@ def build(cls: Any, values: Any, where: str) -> Any:
         raise ConfigError(str(error) if known_place else f"{where}: {error}") from None
 
 
+def _convert_key(hint: Any, key: Any, where: str) -> Any:
+    if hint is not int:
+        return key
+    # A whole number that was the key of a mapping comes back from JSON as text.
+    return _convert(hint, int(key) if isinstance(key, str) and key.isdecimal() else key, where)
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
@@ -50,7 +57,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected a mapping, got {value!r}")
-        return {k: v if args[1] is Any else _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
+        keys = {k: _convert_key(args[0], k, where) for k in value}
+        return {keys[k]: v if args[1] is Any else _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
             return float(value)  # YAML 1.1 takes 1e-3, without a point, for a string

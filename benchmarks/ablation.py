@@ -83,7 +83,7 @@ def measure(
     of the logits, and of logits less half the lower quartile of the session's own, an estimate of the person at rest.
     """
     model = train(pool, spec, seed=seed)
-    known, logits = predict(model, val.faces, spec), predict(model, faces, spec)
+    known, logits = predict(model, val.faces, val.session, spec), predict(model, faces, np.zeros(len(faces), int), spec)
     areas = metrics.auc(known, val.labels, np.ones_like(val.labels))
     cells = [f"{np.nanmean(areas):.3f}"]
     relative = subtract_rest(known, val.session), subtract_rest(logits, np.zeros(len(logits)))

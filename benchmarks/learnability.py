@@ -35,7 +35,7 @@ def main() -> None:
     print(f"all-positive guess         mean F1 {np.nanmean(guess):.3f}")
     for name, spec in (("80 people, 48 frames each", MANY), ("20 people, 192 frames each", FEW)):
         pool = render_pool(spec)
-        probs = 1 / (1 + np.exp(-predict(train(pool, INPUT, seed=0, epochs=EPOCHS), test.faces, INPUT)))
+        probs = 1 / (1 + np.exp(-predict(train(pool, INPUT, seed=0, epochs=EPOCHS), test.faces, test.session, INPUT)))
         gain, low, high = compare_f1(probs, test)
         areas = metrics.auc(probs, test.labels, np.ones_like(test.labels))
         print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from aupipe.config import InputSpec, OptimiserConfig, PhaseConfig, SyntheticConf
 from aupipe.facs import AU_SETS
 from aupipe.folds import label_stats
 from aupipe.landmarks import load_landmarker
-from aupipe.loop import make_optimiser, set_rate
 from aupipe.losses import weighted_bce
 from aupipe.models import build_model
+from aupipe.models._sequences import infer, is_temporal
+from aupipe.optimisers import make_optimiser, set_rate
 from aupipe.pixels import augment, normalise, read_channels, read_middle, shrink
 from aupipe.processes import map_processes
 from aupipe.schema import replacing
@@ -32,7 +34,7 @@ AUS = AU_SETS["synthetic"]
 CACHE = Path("data/benchmarks")
 SIZE = 112
 INPUT = InputSpec(align="face112", crop=96, resize=64, normalise="grey", augment="strong")
-MODEL = {"pooling": "7x7"}  # which leaves 4 × 4 places of 64 × 64 pixels
+MODEL = {"pooling": "7x7", "relative": "clip"}  # which leaves 4 × 4 places of 64 × 64 pixels, and knows the person at rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,10 @@ def _film_smooth(actor: Actor, scene: Scene, frame: int) -> NDArray[np.uint8]:
     )
 
 
-def train(pool: Pool, spec: InputSpec, *, seed: int, epochs: int = 14, batch: int = 32) -> nn.Module:
-    """The attention CNN on single frames; AdamW, one cycle, positives weighted, bfloat16."""
+def train(pool: Pool, spec: InputSpec, *, seed: int, epochs: int = 14, batch: int = 32, clip: int = 8) -> nn.Module:
+    """The attention CNN; AdamW, one cycle, positives weighted, bfloat16. A step reads `batch` frames: `clip` of a session
+    where the model compares them with each other, of any session where it does not.
+    """
     torch.manual_seed(seed)
     stats = label_stats(pool.labels.astype(float))
     model = build_model("attention_cnn", MODEL, AUS, stats).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -132,18 +136,15 @@ def train(pool: Pool, spec: InputSpec, *, seed: int, epochs: int = 14, batch: in
     optimiser = make_optimiser(phase.optimiser, model)
     faces, labels = torch.from_numpy(pool.faces), torch.from_numpy(pool.labels.astype(np.float32))
     weights = torch.from_numpy(np.clip(1 / stats.rate_M - 1, 0.5, 8)).float()
-    steps, shuffle = len(faces) // batch, np.random.default_rng(seed)
+    steps, rng = len(faces) // batch, np.random.default_rng(seed)
     for epoch in range(epochs):
-        order = torch.from_numpy(shuffle.permutation(len(faces)))
-        seeds = torch.from_numpy(shuffle.integers(2**62, size=len(faces)))
         model.train()
-        for step in range(steps):
+        for step, rows_BT in enumerate(_draw_clips(pool.session, steps, batch, clip if is_temporal(model) else 1, rng)):
             set_rate(optimiser, phase, epoch + step / steps)
-            rows = order[step * batch : (step + 1) * batch]
-            frames = _read(faces[rows], spec, seeds[rows], model)
+            frames = _read(faces[rows_BT], spec, torch.from_numpy(rng.integers(2**62, size=len(rows_BT))), model)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(frames).logits_BTM.float()
-            target = labels[rows][:, None]
+            target = labels[rows_BT]
             loss = weighted_bce(logits, target, torch.ones_like(target, dtype=torch.bool), pos_weight=weights)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -151,18 +152,39 @@ def train(pool: Pool, spec: InputSpec, *, seed: int, epochs: int = 14, batch: in
     return model.eval()
 
 
+def _draw_clips(
+    session_N: NDArray[np.int64], steps: int, batch: int, clip: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    """Rows (B, T) of each step of an epoch: every frame once if T is 1, otherwise T frames of each of B sessions in turn."""
+    if clip == 1:
+        yield from rng.permutation(len(session_N))[: steps * batch].reshape(steps, batch, 1)
+        return
+    rows = [np.flatnonzero(session_N == session) for session in np.unique(session_N)]
+    sessions = batch // clip
+    turns = -(-steps * sessions // len(rows))
+    order = np.concatenate([rng.permutation(len(rows)) for _ in range(turns)])[: steps * sessions]
+    for chosen in order.reshape(steps, sessions):
+        yield np.stack([rng.choice(rows[k], clip, replace=len(rows[k]) < clip) for k in chosen])
+
+
 @torch.no_grad()
-def predict(model: nn.Module, faces_NHWC: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float64]:
-    """Logits (N, M) of aligned faces (N, 112, 112, 3)."""
-    parts = [model(_read(part, spec, None, model)).logits_BTM[:, 0] for part in torch.from_numpy(faces_NHWC).split(128)]
-    return torch.cat(parts).double().numpy()
+def predict(
+    model: nn.Module, faces_NHWC: NDArray[np.uint8], session_N: NDArray[np.int64], spec: InputSpec
+) -> NDArray[np.float64]:
+    """Logits (N, M) of aligned faces (N, 112, 112, 3), each session read as one sequence."""
+    logits = np.empty((len(faces_NHWC), len(AUS)))
+    for session in np.unique(session_N):
+        here = session_N == session
+        parts = torch.from_numpy(faces_NHWC[here]).split(64)
+        logits[here] = infer(model, [_read(part[None], spec, None, model) for part in parts]).logits_BTM[0].double().numpy()
+    return logits
 
 
 def _read(faces: torch.Tensor, spec: InputSpec, seeds: torch.Tensor | None, model: nn.Module) -> torch.Tensor:
-    """Faces (B, H, W, 3) as frames_BTCHW of clips of one frame; augmented, mirrored at random or cut from the middle."""
+    """Clips of faces (B, T, H, W, 3) as frames_BTCHW; augmented, mirrored at random or cut from the middle."""
     if seeds is None:
-        return read_middle(faces, model, spec)[:, None]
-    channels = read_channels(faces[:, None], spec.normalise)
+        return read_middle(faces.flatten(0, 1), model, spec).unflatten(0, faces.shape[:2])
+    channels = read_channels(faces, spec.normalise)
     if spec.augment == "strong":
         frames = augment(channels, seeds, spec.crop)
     else:

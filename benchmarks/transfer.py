@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aupipe import loop, metrics
+from aupipe import inference, metrics
 from aupipe.checkpoint import load_checkpoint
 from aupipe.clips import ClipSpec, plan_clips
 from aupipe.predictor import AUPredictor
@@ -48,7 +48,7 @@ def choose_thresholds(checkpoint: Path) -> NDArray[np.float64]:
     shards = Path("data/shards") / description.corpus
     spec = ClipSpec(description.au_set, 4, 4, 1, description.input.align, description.input.crop, 16)
     plan = plan_clips(shards, description.subjects["val"], spec)
-    table = loop.predict_table(model, description, plan, shards, spec)
+    table = inference.predict_table(model, description, plan, shards, spec)
     labels, mask = label_arrays(table, description.au_set)
     best = []
     for j, column in enumerate(description.au_set.probability_columns):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aupipe import loop, metrics, tracking
+from aupipe import inference, metrics, tracking
 from aupipe.checkpoint import load_checkpoint
 from aupipe.clips import ClipSpec, plan_clips
 from aupipe.config import Recipe, build
@@ -28,7 +28,7 @@ def main() -> None:
         model, description = load_checkpoint(run / "checkpoint")
         shards = Path(f"data/shards/{args.corpus}")
         spec = ClipSpec.of(recipe, description.au_set, recipe.phases[-1].batch)
-        table = loop.predict_table(model, description, plan_clips(shards, fold.test, spec), shards, spec)
+        table = inference.predict_table(model, description, plan_clips(shards, fold.test, spec), shards, spec)
         labels, mask = label_arrays(table, description.au_set)
         probs = np.stack([table[c].to_numpy() for c in description.au_set.probability_columns], 1)
         found = ~np.isnan(probs).any(1)

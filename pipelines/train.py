@@ -1,10 +1,13 @@
 """Recipe, shards and fold → runs/<corpus>/<recipe>/<fold>/: the selected checkpoint and run.json with its history.
 
-A training that was killed goes on after its last finished epoch; one whose inputs changed begins anew.
+A training that was killed goes on after its last finished epoch; one whose inputs changed begins anew. The run that it
+starts from (init) is trained first, by the same rules, if it is not there: its own stage then finds it finished.
 """
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,41 @@ from aupipe.config import Recipe, build, code, fingerprint
 from aupipe.facs import AUSet
 from aupipe.folds import Fold, load_folds, pick_fold
 from aupipe.leaks import check_leaks
-from aupipe.schema import read_json, write_text
+from aupipe.schema import ConfigError, read_json, write_text
 from aupipe.shards import INDEX, load_index
 from pipelines._door import logger, opened, parse
+
+WORDS = ("paper", "section", "expected", "cost")  # what a recipe says of itself and no training depends on
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """What is trained on what, as `data/recipes/<recipe>.json` has it, and where; the run that it starts from, with it."""
+
+    resolved: dict[str, Any]
+    recipe: Recipe
+    corpus: str
+    fold: Fold
+    origin: "Run | None"
+
+    @property
+    def output(self) -> Path:
+        return Path(f"runs/{self.corpus}/{self.resolved['name']}/{self.fold.name}")
+
+    @property
+    def shards(self) -> Path:
+        return Path(f"data/shards/{self.corpus}")
+
+    @property
+    def key(self) -> str:
+        """The hash of everything that the result depends on, the run that it starts from included."""
+        recipe = {k: v for k, v in self.resolved["recipe"].items() if k not in WORDS}
+        substance = {k: v for k, v in self.resolved.items() if k != "origin"} | {"recipe": recipe}
+        origin = None if self.origin is None else self.origin.key
+        files = [self.shards / INDEX, *code("clips", "features", "loop", "losses", "optimisers", "checkpoint", "pixels")]
+        if (weights := self.recipe.model.get("weights")) is not None and Path(weights).is_file():
+            files.append(Path(weights))
+        return fingerprint([substance, self.fold.to_json(), origin], files)
 
 
 def main() -> None:
@@ -29,31 +64,46 @@ def main() -> None:
         gpu="one GPU for each worker",
         workers="processes to train with (default 2)",
     )
-    output = Path(f"runs/{args.corpus}/{args.recipe}/{args.fold}")
-    with opened(output):
+    with opened(Path(f"runs/{args.corpus}/{args.recipe}/{args.fold}")):
         source = Path(f"data/recipes/{args.recipe}.json")
-        resolved = read_json(source, "recipe")
-        recipe: Recipe = build(Recipe, resolved["recipe"], str(source))
-        fold = pick_fold(load_folds(Path(f"data/folds/{args.corpus}.json")), args.fold)
-        shards = Path(f"data/shards/{args.corpus}")
-        key = fingerprint([resolved, fold.to_json()], [shards / INDEX, *code("clips", "loop", "losses", "checkpoint")])
-        run = _open_run(output, key)
-        if run.get("finished"):
-            logger.info("%s is finished already", output)
-            return
-        check_leaks(shards, fold)
-        description = _describe(recipe, shards, fold, args)
-        run["mlflow_run"] = tracking.start_run(
-            args.corpus, f"{args.recipe} {args.fold}", resolved, tracking.lineage(), run.get("mlflow_run")
+        run = _plan_run(read_json(source, "recipe"), args.corpus, args.fold)
+        fit = loop.fit if args.local else partial(trainer.train, workers=args.workers or 2, gpu=args.gpu)
+        _train(run, fit)
+
+
+def _plan_run(resolved: dict[str, Any], corpus: str, fold: str) -> Run:
+    recipe: Recipe = build(Recipe, resolved["recipe"], f"the recipe {resolved['name']}")
+    init = recipe.init
+    origin = None if init is None else _plan_run(resolved["origin"], init.corpus or corpus, init.fold or fold)
+    side = pick_fold(load_folds(Path(f"data/folds/{corpus}.json")), fold)
+    if origin is not None and origin.corpus == corpus and (seen := {*origin.fold.train, *origin.fold.val} & {*side.test}):
+        raise ConfigError(
+            f"{resolved['name']} would start from {origin.output}, which has seen {len(seen)} subjects of the test side of "
+            f"{fold}; name no fold in its init, or one of another corpus"
         )
-        write_text(json.dumps(run), output / "run.json")
-        training = _plan(recipe, description, output, shards, fold, resolved["seed"], run["mlflow_run"])
-        history = loop.fit(training) if args.local else trainer.train(training, args.workers or 2, gpu=args.gpu)
-        tracking.end_run(run["mlflow_run"])
-        write_text(json.dumps(run | {"finished": True, "history": history}, indent=1) + "\n", output / "run.json")
-        shutil.rmtree(output / "last")
-        best = max(history, key=lambda record: record["val"]["f1"] or 0)
-        logger.info("%s: epoch %d of %d, val F1 %.3f", output, best["epoch"], len(history), best["val"]["f1"] or 0)
+    return Run(resolved=resolved, recipe=recipe, corpus=corpus, fold=side, origin=origin)
+
+
+def _train(run: Run, fit: Callable[[loop.Training], list[dict[str, Any]]]) -> None:
+    """Train what the run starts from, then the run; what is finished already stays."""
+    if run.origin is not None:
+        with opened(run.origin.output):
+            _train(run.origin, fit)
+    output = run.output
+    state = _open_run(output, run.key)
+    if state.get("finished"):
+        logger.info("%s is finished already", output)
+        return
+    check_leaks(run.shards, run.fold)
+    title = f"{run.resolved['name']} {run.fold.name}"
+    state["mlflow_run"] = tracking.start_run(run.corpus, title, run.resolved, tracking.lineage(), state.get("mlflow_run"))
+    write_text(json.dumps(state), output / "run.json")
+    history = fit(_plan(run, state["mlflow_run"]))
+    tracking.end_run(state["mlflow_run"])
+    write_text(json.dumps(state | {"finished": True, "history": history}, indent=1) + "\n", output / "run.json")
+    shutil.rmtree(output / "last")
+    best = max(history, key=lambda record: record["val"]["f1"] or 0)
+    logger.info("%s: epoch %d of %d, val F1 %.3f", output, best["epoch"], len(history), best["val"]["f1"] or 0)
 
 
 def _open_run(output: Path, key: str) -> dict[str, Any]:
@@ -68,36 +118,41 @@ def _open_run(output: Path, key: str) -> dict[str, Any]:
     return {"key": key}
 
 
-def _describe(recipe: Recipe, shards: Path, fold: Fold, args: Any) -> Description:
-    index = load_index(shards)
+def _describe(run: Run) -> Description:
+    index = load_index(run.shards)
+    provenance = {"aupipe": __version__, **tracking.lineage()}
+    if run.origin is not None:
+        provenance |= {"init": str(run.origin.output), "init_key": run.origin.key}
     return Description(
-        model=recipe.model,
+        model=run.recipe.model,
         aus=tuple(index["aus"]),
-        input=recipe.input,
+        input=run.recipe.input,
         landmarker=index["landmarker"],
-        stats=fold.stats.to_json(),
-        recipe=args.recipe,
-        corpus=args.corpus,
-        fold=args.fold,
-        subjects={"train": list(fold.train), "val": list(fold.val)},
-        provenance={"aupipe": __version__, **tracking.lineage()},
+        stats=run.fold.stats.to_json(),
+        recipe=run.resolved["name"],
+        corpus=run.corpus,
+        fold=run.fold.name,
+        subjects={"train": list(run.fold.train), "val": list(run.fold.val)},
+        provenance=provenance,
     )
 
 
-def _plan(
-    recipe: Recipe, description: Description, output: Path, shards: Path, fold: Fold, seed: int, mlflow_run: str
-) -> loop.Training:
+def _plan(run: Run, mlflow_run: str) -> loop.Training:
+    recipe, fold, description = run.recipe, run.fold, _describe(run)
     spec = ClipSpec.of(recipe, AUSet(description.aus), recipe.phases[0].batch)
-    train, val = (plan_clips(shards, side, spec, train=side is fold.train) for side in (fold.train, fold.val))
-    logger.info("%d clips to train on, %d to validate", train.num_rows, val.num_rows)
+    train, val = (plan_clips(run.shards, side, spec, train=side is fold.train) for side in (fold.train, fold.val))
+    logger.info("%s: %d clips to train on, %d to validate", run.output, train.num_rows, val.num_rows)
+    first = None if run.origin is None else run.origin.output.resolve()
     return loop.Training(
         recipe=recipe,
         description=description,
-        directory=output.resolve(),
-        shards=shards.resolve(),
+        directory=run.output.resolve(),
+        shards=run.shards.resolve(),
         train_plan=train,
         val_plan=val,
-        seed=seed,
+        seed=run.resolved["seed"],
+        origin=None if first is None or recipe.init is None else loop.Origin(first / "checkpoint", recipe.init.au_map),
+        features=None if first is None else first / "features",  # beside the weights, for all that start from them
         on_epoch=partial(tracking.log_epoch, tracking.tracking_uri(), mlflow_run),
     )
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import describe, make_recipe
+from safetensors.torch import save_file
 
 from aupipe import checkpoint
 from aupipe.checkpoint import load_checkpoint, load_optimiser, load_progress, load_weights, save_checkpoint, save_state
 from aupipe.config import OptimiserConfig
-from aupipe.loop import make_optimiser
-from aupipe.schema import DataError
+from aupipe.optimisers import make_optimiser
+from aupipe.schema import ConfigError, DataError
 
 DESCRIPTION = describe(
     make_recipe(), recipe="r", corpus="c", fold="fold1", provenance={"git": "abc"}, subjects={"train": ["F001"]}
@@ -166,3 +167,60 @@ def test_new_checkpoint_takes_the_place_of_the_old_one(saved):
     assert description.fold == "fold2"
     assert_equal_states(newer.state_dict(), loaded.state_dict())
     assert not (saved / "stale.txt").exists()
+
+
+def start(directory, recipe, au_map=None, **changes):
+    """A fresh model of `recipe`, started from a checkpoint."""
+    description = describe(recipe, **changes)
+    torch.manual_seed(2)
+    model = description.new_model()
+    checkpoint.start_from(directory, model, description, au_map)
+    return model
+
+
+def test_model_starts_from_tensors_of_the_same_name_and_shape(model, saved):
+    assert_equal_states(start(saved, make_recipe()).state_dict(), model.state_dict())
+    # Without attention there is nothing that its weights could go to; a wider one keeps its own.
+    plain = start(saved, make_recipe(model={"name": "attention_cnn", "attention": False}))
+    wide = start(saved, make_recipe(model={"name": "attention_cnn", "width": 64}))
+    given = model.state_dict()
+    for other in (plain, wide):
+        own = other.state_dict()
+        taken = [name for name in own if name in given and given[name].shape == own[name].shape]
+        assert any(name.startswith("extractor.") for name in taken)
+        assert all(torch.equal(own[name], given[name]) for name in taken)
+    assert wide.state_dict()["attention.score.weight"].shape == (1, 64)
+
+
+def test_start_from_other_aus_needs_a_model_with_branches(saved):
+    with pytest.raises(ConfigError, match=r"attention_cnn for AUs 1, 4, 2 starts from the same AUs.*has 1, 4, 12"):
+        start(saved, make_recipe(), aus=(1, 4, 2))
+    with pytest.raises(ConfigError, match="without an au_map"):
+        start(saved, make_recipe(), {12: 4})
+
+
+def test_start_from_another_model_is_refused(saved, tmp_path):
+    recipe = make_recipe(model={"name": "stral", "variant": "al", "c": 1})
+    with pytest.raises(DataError, match="holds a model attention_cnn, from which stral cannot start; name another recipe"):
+        start(saved, recipe)
+    with pytest.raises(DataError, match="is no checkpoint"):
+        start(tmp_path / "absent", recipe)
+    (saved / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="missing, damaged or of another model"):
+        start(saved, make_recipe())
+
+
+def test_checkpoint_without_a_tensor_in_common_is_refused(saved):
+    save_file({"other": torch.zeros(3)}, saved / "model.safetensors")
+    with pytest.raises(DataError, match=r"no tensor in .*checkpoint has name and shape of one of this attention_cnn"):
+        start(saved, make_recipe())
+
+
+def test_stral_starts_from_mapped_branches_and_refuses_unmapped_ones(tmp_path):
+    recipe = make_recipe(model={"name": "stral", "variant": "al", "c": 1})
+    model = describe(recipe).new_model()
+    save_checkpoint(tmp_path / "al", model, describe(recipe))
+    other = start(tmp_path / "al", recipe, {9: 4}, aus=(1, 9, 12))
+    assert torch.equal(other.attention.heads.weight, model.attention.heads.weight)
+    with pytest.raises(ConfigError, match=r"AU09 has no branch to start from among AUs 1, 4, 12; name one in init\.au_map"):
+        start(tmp_path / "al", recipe, aus=(1, 9, 12))

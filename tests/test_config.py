@@ -182,7 +182,7 @@ def test_a_crop_cannot_be_shrunk_to_more():
 
 
 def test_unknown_schedule_names_the_known_ones():
-    with pytest.raises(ConfigError, match="unknown schedule 'wavy'; known are step, one_cycle"):
+    with pytest.raises(ConfigError, match="unknown schedule 'wavy'; known are step, one_cycle, cosine"):
         config.OptimiserConfig(name="adam", lr=0.1, schedule="wavy")
 
 
@@ -236,3 +236,35 @@ def test_an_experiment_of_nothing_is_refused(kind):
 def test_an_unknown_rig_is_refused():
     with pytest.raises(ConfigError, match="unknown rig 'muscles'"):
         load_params(ROOT / "params.yaml", ["corpora.synthetic-bp4d.synthetic.rig=muscles"])
+
+
+def test_what_a_paper_prints_is_not_inherited(load):
+    params = load("  small:\n", "    expected: {bp4d: 60}\n  small:\n")
+    assert params.recipe("parent").expected == {"bp4d": 60.0}
+    assert params.recipe("small").expected == {}
+
+
+ORIGIN = ("    input: {crop: 96}\n", "    input: {crop: 96}\n    init: {recipe: parent, au_map: {9: 10}}\n")
+
+
+def test_a_recipe_starts_from_another(load):
+    small = load(*ORIGIN).recipe("small")
+    assert small.init == config.InitConfig(recipe="parent", au_map={9: 10})
+    assert config.build(config.Recipe, to_json(small), "recipe") == small, "JSON makes texts of numbers that are keys"
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("recipes.small.init.recipe=parant", r"unknown recipe 'parant' in recipes\.small\.init.*did you mean 'parent'"),
+        ("recipes.small.init.recipe=small", r"small → small: what they start from \(init\) is a circle"),
+        ("recipes.parent.init={recipe: small}", r"→ (small|parent): what they start from \(init\) is a circle"),
+        ("recipes.small.init.corpus=dema", r"unknown corpus 'dema' in recipes\.small\.init.*did you mean 'demo'"),
+        ("recipes.small.init.au_map={9: 3}", r"unknown AU 3"),
+        ("recipes.small.init.au_map={nine: 1}", r"au_map: expected int, got 'nine'"),
+        ("recipes.small.init.folds=fold1", r"did you mean 'fold'"),
+    ],
+)
+def test_slip_in_an_origin_is_named(load, override, reason):
+    with pytest.raises(ConfigError, match=reason):
+        load(*ORIGIN, overrides=[override])

@@ -21,7 +21,7 @@ import yaml
 from aupipe import assets
 
 ROOT = Path(__file__).parents[1]
-CORPUS, RECIPE = "synthetic-bp4d", "attention_cnn-demo"
+CORPUS, RECIPE = "synthetic-bp4d", "attention_cnn-relative-demo"
 RUN = Path("runs") / CORPUS / RECIPE / "fold1"
 SHARDS = Path("data/shards") / CORPUS
 

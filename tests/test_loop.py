@@ -1,18 +1,17 @@
-"""loop.py: it learns what can be seen, goes on exactly where it was, and predicts a row for every planned frame."""
+"""loop.py: it learns what can be seen, and goes on exactly where it was."""
 
-import cv2
+from dataclasses import replace
+
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import AUS, describe, make_recipe, make_training
+from conftest import AUS, make_recipe, make_training
 from safetensors.torch import load_file
 
-from aupipe import loop, schema
+from aupipe import inference, loop, schema
 from aupipe.checkpoint import load_checkpoint
-from aupipe.clips import ClipSpec, plan_clips
+from aupipe.clips import ClipSpec, clip_batches, plan_clips
 from aupipe.metrics import Counts
-from aupipe.predictor import AUPredictor
 from aupipe.schema import DataError
 
 
@@ -55,7 +54,7 @@ def test_training_learns_what_can_be_seen(shards, tmp_path):
     assert history[-1]["val_f1"]["AU04"] > 0.9
     model, description = load_checkpoint(tmp_path / "checkpoint")
     spec = ClipSpec.of(recipe, AUS, 8)
-    table = loop.predict_table(model, description, plan_clips(shards, ["F006"], spec), shards, spec)
+    table = inference.predict_table(model, description, plan_clips(shards, ["F006"], spec), shards, spec)
     labels, mask = schema.label_arrays(table, AUS)
     probs = np.stack([table[c].to_numpy() for c in AUS.probability_columns], 1)
     counts = Counts.from_probs(probs, labels, mask & ~np.isnan(probs))
@@ -187,32 +186,6 @@ def test_augmented_training_sees_other_pictures_and_val_does_not(shards, tmp_pat
     assert again["val"] == other["val"]
 
 
-def make_model(**constants):
-    torch.manual_seed(0)
-    model = describe(make_recipe()).new_model().eval()
-    for name, value in constants.items():
-        setattr(model, name, value)
-    return model
-
-
-def test_table_has_a_row_for_every_planned_frame(shards):
-    spec = ClipSpec(AUS, 3, 3, 1, "face112", 64, 4)
-    plan = plan_clips(shards, ["F002", "F005"], spec)
-    model, description = make_model(), describe(make_recipe())
-    table = loop.predict_table(model, description, plan, shards, spec)
-    assert table.schema == schema.predictions_schema(AUS)
-    sources = [pq.read_table(shards / path) for path in dict.fromkeys(plan["path"].to_pylist())]
-    for column in ("subject", "session", "frame", "status", *AUS.columns):
-        assert table[column].to_pylist() == [value for source in sources for value in source[column].to_pylist()]
-    ok = np.array(table["status"].to_pylist()) == "ok"
-    probs = np.stack([table[c].to_numpy() for c in AUS.probability_columns], 1)
-    np.testing.assert_array_equal(np.isnan(probs), np.repeat(~ok[:, None], 3, 1))
-    assert table["AU01_p"].null_count == 4, "null, not NaN"
-    faces = [cv2.imdecode(np.frombuffer(j, np.uint8), 1)[:, :, ::-1] for s in sources for j in s["face112"].to_pylist() if j]
-    expected = AUPredictor(model, description).predict_faces(np.stack(faces))
-    np.testing.assert_allclose(probs[ok], expected, atol=1e-5)
-
-
 def test_sums_of_workers_add_up():
     counts = Counts.from_probs([[0.9, 0.1, 0.9]], [[1, 1, 0]], np.ones((1, 3), bool))
     sums = loop.Sums(counts, {"bce": 3.0, "attention_l1": 1.0}, steps=2, frames=7)
@@ -221,3 +194,83 @@ def test_sums_of_workers_add_up():
     np.testing.assert_array_equal(total.counts.to_array(), 2 * counts.to_array())
     assert total.figures() == sums.figures() == {"loss": 2.0, "bce": 1.5, "attention_l1": 0.5, "f1": 0.5}
     np.testing.assert_array_equal(loop.sum_over_processes(np.array([1.5, 2])), [1.5, 2])
+
+
+def gradients(shards, tmp_path, batch, **changes):
+    """Gradients and loss terms of one batch of the recipe on a fresh model whose norms are as in prediction."""
+    training = make_training(shards, tmp_path, make_recipe(**changes))
+    torch.manual_seed(0)
+    step = loop.Pass(training, loop.Worker(), training.description.new_model().eval(), training.recipe.phases[0], 0)
+    terms, logits = step.differentiate(batch)
+    return {name: p.grad for name, p in step.model.named_parameters()}, terms, logits
+
+
+@pytest.fixture(name="batch")
+def make_batch(shards, tmp_path):
+    training = make_training(shards, tmp_path)
+    return next(iter(clip_batches(training.train_plan, shards, ClipSpec.of(training.recipe, AUS, 8), train=True)))
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_gradients_of_micro_batches_add_up(shards, tmp_path, batch, size):
+    coded = replace(batch, mask_BTM=np.ones_like(batch.mask_BTM))
+    whole, terms, logits = gradients(shards, tmp_path, coded, loss={"weighting": "inverse_rate"})
+    parts, same_terms, same_logits = gradients(shards, tmp_path, coded, loss={"weighting": "inverse_rate"}, micro_batch=size)
+    torch.testing.assert_close(same_logits, logits)
+    torch.testing.assert_close(same_terms, terms)
+    assert any(g.abs().max() > 1e-3 for g in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_micro_batches_train_and_validate(shards, tmp_path):
+    recipe = make_recipe(phases=[phase("train", 1)], clip=SPARSE, micro_batch=3)
+    history = loop.fit(make_training(shards, tmp_path, recipe))
+    plain = loop.fit(make_training(shards, tmp_path / "plain", make_recipe(phases=[phase("train", 1)], clip=SPARSE)))
+    assert history[0]["train"]["loss"] == pytest.approx(plain[0]["train"]["loss"], rel=0.1)
+    assert history[0]["train"]["loss"] != plain[0]["train"]["loss"]
+
+
+def test_faces_that_are_not_numbers_name_their_clips(shards, tmp_path, monkeypatch):
+    def read_frames(batch, *given, **how):
+        frames = read(batch, *given, **how)
+        frames[torch.from_numpy(batch.clip_B == 5)] = float("nan")
+        return frames
+
+    read = loop.read_frames
+    monkeypatch.setattr(loop, "read_frames", read_frames)
+    training = make_training(shards, tmp_path, make_recipe(phases=[phase("train", 1)], clip=SPARSE))
+    row = training.train_plan.slice(5, 1).to_pylist()[0]
+    with pytest.raises(DataError, match=rf"clips of {row['path']} from row {row['start']}; run `dvc repro shards`"):
+        loop.fit(training)
+
+
+def test_labels_that_are_not_numbers_name_their_clips(shards, tmp_path):
+    def batches(*given, **how):
+        for batch in clip_batches(*given, **how):
+            labels = batch.labels_BTM.copy()
+            labels[batch.clip_B == 5] = np.nan
+            yield replace(batch, labels_BTM=labels)
+
+    training = make_training(shards, tmp_path, make_recipe(phases=[phase("train", 1)], clip=SPARSE))
+    with pytest.raises(DataError, match=r"not a number in faces or labels of clips of F00\d/T\d\.parquet from row \d+; run"):
+        loop.fit(training, loop.Worker(batches=batches))
+
+
+def test_compiled_training_is_the_same(shards, tmp_path, monkeypatch):
+    compiled, compile_module = [], torch.nn.Module.compile
+
+    def compile_plainly(self):  # the graph is captured and run, without the minutes that a C++ compiler takes
+        compiled.append(self)
+        compile_module(self, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_plainly)
+    recipe = make_recipe(phases=[phase("train", 1)], clip=SPARSE)
+    plain = loop.fit(make_training(shards, tmp_path / "plain", recipe))
+    fast = loop.fit(make_training(shards, tmp_path / "fast", replace(recipe, compile=True)))
+    assert len(compiled) == 1
+    assert fast[0]["train"]["loss"] == pytest.approx(plain[0]["train"]["loss"], rel=1e-4)
+    one, other = (load_file(tmp_path / name / "last/model.safetensors") for name in ("plain", "fast"))
+    assert list(one) == list(other)
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-4, msg=name)

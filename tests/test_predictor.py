@@ -1,6 +1,7 @@
 """predictor.py: a row for every frame of a video, in OpenFace's columns, by the model and faces that it was trained with."""
 
 import csv
+import weakref
 from dataclasses import replace
 from fractions import Fraction
 
@@ -11,13 +12,14 @@ import pyarrow as pa
 import pytest
 import torch
 from conftest import AUS, StubLandmarker, describe, make_recipe
+from temporal_models import KINDS
 
 from aupipe import predictor
 from aupipe.align import align
 from aupipe.checkpoint import save_checkpoint
 from aupipe.predictor import AUPredictor, write_csv
 from aupipe.schema import DataError
-from aupipe.video import Video
+from aupipe.video import Video, VideoFrame
 
 RECIPE = make_recipe()
 COLUMNS = ["frame", "face_id", "timestamp", "confidence", "success", "status", *AUS.probability_columns, *AUS.columns]
@@ -184,3 +186,135 @@ def test_model_of_faces_that_came_with_a_corpus_predicts_no_video(tmp_path, sour
     directory = save_random_model(tmp_path / "checkpoint", landmarker={"name": source, "fingerprint": "0"})
     with pytest.raises(DataError, match=rf"{source}.*landmarks: blazemesh"):
         AUPredictor.load(directory)
+
+
+# Temporal models: a video is one sequence
+
+
+class StubVideo:
+    """The frames of a film between two of them, without the loss of a codec: "film:13:29", or "film" for all."""
+
+    def __init__(self, film, path):
+        ends = str(path).split(":")[1:]
+        first, stop = map(int, ends or (0, len(film)))
+        self.images, self.first, self.frame_count = film[first:stop], first, stop - first
+        self.alive, self.most = [], 0
+
+    def __iter__(self):
+        for index, image in enumerate(self.images):
+            picture = image.copy()
+            self.alive = [one for one in self.alive if one() is not None] + [weakref.ref(picture)]
+            self.most = max(self.most, len(self.alive))
+            yield VideoFrame(index, (self.first + index) / 25, picture, damaged=bool((image == 7).all()))
+
+
+def make_film(kinds):
+    """Pictures of `kinds`, as in write_video; "damaged" ones are known by their colour."""
+    rng, plain = np.random.default_rng(1), {"black": 0, "white": 255, "damaged": 7}
+    coarse = (
+        rng.integers(0, 256, (8, 8, 3), np.uint8) if k == "face" else np.full((8, 8, 3), plain[k], np.uint8) for k in kinds
+    )
+    return [cv2.resize(image, (64, 64), interpolation=cv2.INTER_NEAREST) for image in coarse]
+
+
+FILM = make_film(["black", "face", "face", "white", *["face"] * 9, "black", "damaged", *["face"] * 25])
+REACH = {"causal": (4, 0), "two-sided": (2, 5), "ahead": (0, 3), "recurrent": (40, 0), "whole": (40, 40)}
+
+
+@pytest.fixture
+def film(stub, monkeypatch):
+    videos = []
+    monkeypatch.setattr(predictor, "Video", lambda path: videos.append(StubVideo(FILM, path)) or videos[-1])
+    return videos
+
+
+def reader(kind):
+    return AUPredictor(KINDS[kind]().eval(), describe(RECIPE))
+
+
+def probabilities(table):
+    return np.stack([table[c].to_numpy() for c in AUS.probability_columns], 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_video_is_one_sequence_in_which_a_missing_face_is_zeros(film, stub, kind):
+    loaded = reader(kind)
+    table = loaded.predict("film")
+    status = ["no_face", "ok", "ok", "bad_landmarks", *["ok"] * 9, "no_face", "unreadable", *["ok"] * 25]
+    assert table["status"].to_pylist() == status
+    ok = np.array(status) == "ok"
+    sequence = np.zeros((len(FILM), 112, 112, 3), np.uint8)
+    for i in np.flatnonzero(ok):
+        sequence[i] = align("face112", FILM[i], stub.find_face(FILM[i]).landmarks).image
+    np.testing.assert_allclose(probabilities(table)[ok], loaded.predict_faces(sequence)[ok], atol=1e-5)
+    assert np.isnan(probabilities(table)[~ok]).all()
+    for column in (*AUS.probability_columns, *AUS.columns):
+        assert [value is not None for value in table[column].to_pylist()] == ok.tolist()
+    if kind != "whole":  # the mean of which is moved little
+        sequence[~ok] = 128
+        assert np.abs(probabilities(table) - loaded.predict_faces(sequence))[ok].max() > 1e-3, "the zeros are read"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_rows_come_in_order_as_soon_as_they_are_final(film, monkeypatch, kind, size):
+    loaded = reader(kind)
+    whole = loaded.predict("film")
+    monkeypatch.setattr(predictor, "CHUNK", size)
+    tables, read = [], [0]
+    for table in loaded.stream("film", lambda done, expected: read.append(done)):
+        tables.append(table)
+        lag = read[-1] - sum(t.num_rows for t in tables)
+        future = REACH[kind][1]
+        assert lag in ((min(read[-1], future),) if read[-1] < 40 else (future, 0)), "at the end the rest comes"
+    parts = pa.concat_tables(tables)
+    assert parts["frame"].to_pylist() == list(range(1, 41))
+    assert parts.drop_columns(AUS.probability_columns) == whole.drop_columns(AUS.probability_columns)
+    np.testing.assert_allclose(probabilities(parts), probabilities(whole), atol=1e-5)
+    assert read[1:] == [min(n + size, 40) for n in range(0, 40, size)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_video_in_parts_is_the_whole_outside_the_halo(film, kind):
+    loaded = reader(kind)
+    whole = loaded.predict("film")
+    past, future = REACH[kind]
+    for first, stop in ((0, 13), (13, 29), (29, 40)):
+        part = loaded.predict(f"film:{first}:{stop}")
+        low, high = first + past if first else 0, stop - future if stop < 40 else 40
+        same, rest = np.arange(max(low, first), max(low, min(high, stop))), slice(first, stop)
+        np.testing.assert_allclose(probabilities(part)[same - first], probabilities(whole)[same], atol=1e-5)
+        change = np.abs(probabilities(part) - probabilities(whole)[rest])
+        lacking = (first and past) or (stop < 40 and future)
+        assert (np.nanmax(change) > 1e-3) == bool(lacking), "frames at a cut lack their context, others nothing"
+        assert part["timestamp"].to_pylist() == whole["timestamp"].to_pylist()[rest]
+
+
+def test_memory_is_that_of_a_chunk_whatever_the_length(film, monkeypatch):
+    monkeypatch.setattr(predictor, "CHUNK", 4)
+    for kind in ("two-sided", "recurrent"):
+        loaded = reader(kind)
+        tables = list(loaded.stream("film"))
+        assert film[-1].most <= 2, "pictures: the one that is read and the next"
+        assert loaded.model.longest == 4, "frames in a pass"
+        assert max(table.num_rows for table in tables) <= 4 + loaded.model.future
+
+
+def test_frame_models_read_no_damaged_picture_either(film, loaded):
+    table = loaded.predict("film")
+    assert table["status"].to_pylist()[13:16] == ["no_face", "unreadable", "ok"]
+    assert table["success"].to_pylist()[13:16] == [0, 0, 1]
+    assert table["confidence"].to_pylist()[14] == 0
+    assert table["AU01_p"].to_pylist()[14] is None
+    with pytest.raises(DataError, match=r"no face was found in any of the 2 frames \(1 of them damaged\)"):
+        loaded.predict("film:13:15")
+
+
+def test_faces_are_one_sequence_to_a_temporal_model():
+    faces = np.random.default_rng(0).integers(0, 256, (150, 112, 112, 3), np.uint8)
+    loaded = reader("two-sided")
+    frames = loaded._read(faces)
+    expected = loaded.model(frames).logits_BTM[0].sigmoid().detach().numpy()
+    np.testing.assert_allclose(loaded.predict_faces(faces), expected, atol=1e-5)
+    assert loaded.predict_faces(faces[:1]).shape == (1, 3)
+    assert loaded.predict_faces(faces[:0]).shape == (0, 3)

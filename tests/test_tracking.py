@@ -8,10 +8,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import AUS
+import torch
+from conftest import AUS, describe, make_recipe
+from stral_models import settle
 from test_predictor import save_random_model
 
 from aupipe import tracking
+from aupipe.checkpoint import save_checkpoint
 from aupipe.landmarks import load_landmarker
 from aupipe.predictor import AUPredictor
 from aupipe.schema import ConfigError, DataError
@@ -158,6 +161,26 @@ def test_predictor_is_loaded_by_name_alias_version_or_folder(tracked):
     expected = AUPredictor.load(tracked.checkpoint).predict_faces(faces)
     for uri in (f"models:/{NAME}@candidate", f"models:/{NAME}/1", str(tracked.checkpoint)):
         np.testing.assert_array_equal(tracking.load_predictor(uri).predict_faces(faces), expected)
+
+
+def test_registered_temporal_model_reads_its_faces_as_one_sequence(tracked):
+    landmarker = {"name": "blazemesh", "fingerprint": load_landmarker("blazemesh").fingerprint}
+    torch.manual_seed(0)
+    description = describe(make_recipe(model={"name": "stral", "c": 1}), landmarker=landmarker)
+    model = settle(description.new_model())
+    save_checkpoint(tracked.folder / "stral", model, description)
+    name = tracking.model_name("demo", "stral")
+    tracking.register(tracked.folder / "stral", tracked.run, name, {}, alias="candidate")
+    registered = tracking.mlflow.pyfunc.load_model(f"models:/{name}@candidate")
+    faces = np.random.default_rng(0).integers(0, 256, (90, 112, 112, 3), np.uint8)
+    probs = registered.predict(faces)
+    assert list(probs) == list(AUS.probability_columns)
+    frames = torch.from_numpy(faces[:, 24:88, 24:88]).permute(0, 3, 1, 2)[None] / 127.5 - 1
+    with torch.no_grad():
+        expected = model(frames).logits_BTM[0].sigmoid().numpy()
+    np.testing.assert_allclose(np.stack(list(probs.values()), 1), expected, atol=1e-5)
+    alone = np.stack([registered.predict(face[None])["AU01_p"][0] for face in faces[:5]])
+    assert np.abs(alone - probs["AU01_p"][:5]).max() > 1e-3, "a face alone is another sequence"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """trainer.py: several workers train as one, errors stay sentences, and a killed worker costs an epoch at most."""
 
+import json
 import os
 import shutil
 import signal
@@ -45,6 +46,29 @@ def test_two_workers_survive_the_death_of_one(cluster, shards, tmp_path):
     alone = loop.fit(make_training(shards, tmp_path / "alone", recipe(1)))
     assert history[0]["train"]["loss"] == pytest.approx(alone[0]["train"]["loss"], rel=0.2)
     assert load_file(directory / "checkpoint/model.safetensors").keys() == model.state_dict().keys()
+
+
+def note_environment(path, record):
+    """In the worker's own process: how it was set up."""
+    words = [os.environ.get(name) for name in trainer.ALLOCATOR]
+    path.write_text(json.dumps([words, torch.get_num_threads()]))
+
+
+def test_workers_train_on_kept_features_and_are_set_up_for_it(cluster, shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "3")  # what the user has set stays
+    phase = {"name": "relations", "epochs": 1, "batch": 4, "optimiser": {"name": "sgd", "lr": 0.01}, "crops": 2}
+    model = {"name": "stral", "c": 1, "variant": "gsf"}
+    given = {"input": {"align": "face112", "crop": 96, "resize": 32}, "clip": {"frames": 5, "stride": 5}}
+    frozen = make_recipe(model=model, phases=[phase], **given)
+    note = tmp_path / "note.json"
+    training = make_training(shards, tmp_path / "two", frozen, on_epoch=partial(note_environment, note))
+    history = trainer.train(training, workers=2)
+    kept = sorted(p.name for p in (tmp_path / "two" / "features").rglob("*.safetensors"))
+    assert kept == sorted(["T1.safetensors", "T2.safetensors"] * 5), "each session once, whoever computed it"
+    # The graph's norms see half a batch on each worker; the pass over val has none of that.
+    alone = loop.fit(make_training(shards, tmp_path / "one", frozen, features=tmp_path / "two" / "features"))
+    assert history[0]["train"]["loss"] == pytest.approx(alone[0]["train"]["loss"], rel=0.2)
+    assert json.loads(note.read_text()) == [["4294967296", "4294967296", "3"], max(1, int(trainer.stream.cpus() // 2))]
 
 
 def test_error_of_a_worker_is_its_own_sentence(cluster, shards, tmp_path):
