@@ -1,4 +1,4 @@
-"""The `aupipe` command, for people: AUs out of a video, a look at a corpus, and the files that the package needs."""
+"""The `aupipe` command, for people: AUs out of a video, a look at a corpus or a graph, and the files that it all needs."""
 
 from __future__ import annotations
 
@@ -57,6 +57,22 @@ def inspect(
     page = output or Path("reports", corpus, "corpus.html")
     write_text(inspection.compose(corpus, include_faces=include_faces), page)
     typer.echo(f"{page}: open it in a browser", err=True)
+
+
+@app.command()
+def graph(
+    source: Annotated[str, typer.Argument(help="a checkpoint or run folder, or a corpus whose folds have been made")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="picture to write: .svg, .png or .pdf")],
+    fold: Annotated[str, typer.Option(help="of the corpus; a checkpoint has its own")] = "fold1",
+    root: Annotated[
+        int | None, typer.Option(help="the AU whose neighbours are shown; by default one that has all kinds")
+    ] = None,
+) -> None:
+    """Draw STRAL's graph of related AUs: which are joined, across frames too, and how neighbours are partitioned."""
+    from aupipe import figures
+
+    figures.draw_relation_graph(figures.load_source(source, fold), output, root)
+    typer.echo(f"{output}: the relation graph", err=True)
 
 
 @app.command()

@@ -1,4 +1,5 @@
-"""STRAL's layers, ours against the plain form that its figures draw, patch by patch, AU by AU and frame by frame, in fp32.
+"""Layers, ours against the plain form in fp32: STRAL's as its figures draw them, patch by patch, AU by AU and frame by
+frame, and SAT-Net's ConvLSTM step by step and window by window, each step convolving x and h as one map.
 
 Forward, and forward with backward, at full size (12 AUs, 176 pixels), all forms in turns in one run; the least of the turns
 counts, for a busy machine only adds. On CPUs run it as a training runs, with the allocator keeping its memory:
@@ -20,11 +21,12 @@ from torch import Tensor, nn
 from aupipe.facs import AU_SETS
 from aupipe.losses import attention_sparsity, weighted_bce
 from aupipe.models import AUOutput, build_model
+from aupipe.models._conv_lstm import ConvLSTM, PlainConvLSTM
 from aupipe.models._stral_attention import pool_rectified
 from aupipe.models._stral_plain import PlainAttentionNetwork, PlainBranch, PlainGraphLayer, PlainRegionLayer
 from aupipe.schema import LabelStats
 
-AUS, SIDE, CLIP = AU_SETS["bp4d"], 176, 48
+AUS, SIDE, CLIP, WINDOW = AU_SETS["bp4d"], 176, 48, 8
 Form = tuple[Callable[[Tensor], Tensor], Tensor, bool]  # what is timed, its input, whether in bf16
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -42,6 +44,8 @@ def main(frames: int = 8, turns: int = 5) -> None:
     for clips in (1, 8):
         compare(f"eight G^st layers, {clips} clips", graph_forms(model, clips), turns)
     compare("step of the attention stage", step_forms(model, frames), turns)
+    compare(f"ConvLSTM, one pass over {frames} frames", conv_lstm_forms(frames, None), turns)
+    compare(f"ConvLSTM, a window of {WINDOW} for each of {frames} frames", conv_lstm_forms(frames, WINDOW), turns)
 
 
 def compare(title: str, forms: dict[str, Form], turns: int) -> None:
@@ -153,6 +157,16 @@ def step_forms(model: Any, frames: int) -> dict[str, Form]:
         return loss(ours.heads(features), maps)
 
     return in_both_precisions(run_plain, run_ours, x)
+
+
+def conv_lstm_forms(frames: int, window: int | None) -> dict[str, Form]:
+    """SAT-Net's with 18 layers, after the trunk's second block; `window` None: its stateful mode."""
+    ours = ConvLSTM(128).to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    plain = PlainConvLSTM(ours).to(DEVICE)
+    x = torch.randn(frames, 1, 128, SIDE // 8, SIDE // 8, device=DEVICE).relu().requires_grad_()
+    if window is None:
+        return in_both_precisions(plain, lambda x: ours(x)[0], x)
+    return in_both_precisions(lambda x: plain.last_of_windows(x, window), lambda x: ours.last_of_windows(x, window), x)
 
 
 def in_both_precisions(plain: Callable[[Tensor], Tensor], ours: Callable[[Tensor], Tensor], x: Tensor) -> dict[str, Form]:

@@ -79,6 +79,17 @@ def test_missing_output_is_refused(aupipe):
     assert "--output" in message
 
 
+def test_graph_of_a_checkpoint_is_drawn(aupipe, tmp_path):
+    code, message = aupipe("graph", "checkpoint", "-o", "graph.svg")
+    assert code == 0
+    assert "graph.svg: the relation graph" in message
+    assert "AU12" in (tmp_path / "graph.svg").read_text()
+    code, message = aupipe("graph", "checkpoint", "-o", "graph.doc")
+    assert code == 2
+    assert "ends in .svg, .png, .pdf" in message
+    assert leftovers(tmp_path) == ["graph.svg"]
+
+
 def run(*arguments, **options):
     command = [sys.executable, "-c", "from aupipe.cli import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)

@@ -14,12 +14,12 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "aupipe"
 
-FLOOR_0 = {"facs", "schema", "values", "config"}
-LEFT = {"archives", "assets", "processes", "datasets", "synthetic", "video", "images"}
+FLOOR_0 = {"facs", "schema", "values", "recipes", "config"}
+LEFT = {"archives", "assets", "storage", "processes", "datasets", "synthetic", "video", "images"}
 LEFT |= {"landmarks", "blazemesh", "faces", "align", "shards", "folds", "leaks", "census", "check", "clips"}
-RIGHT = {"models", "losses", "metrics", "pixels"}
-FLOOR_2 = {"loop", "checkpoint", "predictor"}
-FLOOR_3 = {"stream", "trainer", "tracking", "report", "inspection"}
+RIGHT = {"models", "losses", "metrics", "optimisers", "pixels"}
+FLOOR_2 = {"loop", "features", "inference", "checkpoint", "predictor"}
+FLOOR_3 = {"stream", "trainer", "tracking", "report", "figures", "inspection"}
 FLOORS = {**dict.fromkeys(FLOOR_0, 0), **dict.fromkeys(LEFT | RIGHT, 1), **dict.fromkeys(FLOOR_2, 2)}
 FLOORS |= {**dict.fromkeys(FLOOR_3, 3), "cli": 4}
 
@@ -34,8 +34,8 @@ THIRD_PARTY = {
     "sklearn": {"folds"},
     "yaml": {"config"},
     "torch": RIGHT | FLOOR_2,
-    "safetensors": {"checkpoint"},
-    "matplotlib": {"report"},
+    "safetensors": {"checkpoint", "features", "models"},
+    "matplotlib": {"report", "figures"},
     "jinja2": {"inspection"},
     "ray": {"stream", "trainer"},
     "mlflow": {"tracking"},
@@ -43,8 +43,8 @@ THIRD_PARTY = {
     "typer": {"cli"},
 }
 
-# Adapters carry batches, sums and records; they are not looked through. The model's own code is hashed in the recipe.
-ADAPTERS = {"stream", "processes", "trainer", "tracking", "models"}
+# Adapters carry batches, sums, records and files; they are not looked through. The model's own code is hashed in the recipe.
+ADAPTERS = {"stream", "processes", "storage", "trainer", "tracking", "models"}
 # A stage that depends on a room's product does not depend on what only the making of that product needs.
 PRODUCTS = {"shards": "data/shards", "datasets": "data/manifest", "folds": "data/folds"}
 PINNED = {"assets"}  # how the files are made does not matter: their sha256 does, and it stands in assets.py itself
