@@ -1,7 +1,7 @@
 """Does each part do what it is there for? Two systems on corpora that are constructed so that only one part can tell.
 
 - patch: an AU is a faint texture in a place of its own; all other places show the same texture, stronger, at random. STRAL's
-  attention stage, against itself with all maps at 1: global pooling.
+  attention stage, and the same with all maps at 1, against the attention CNN without attention: global pooling.
 - copy: an AU that does not show copies another one's state of two frames earlier. STRAL against its variant Gsa, which has
   no time, both on the same attention stage and with all edges, since labels of one frame do not correlate.
 - neutral: an AU brightens its place, and people differ in their brightness at rest by more. STRAL, and its attention stage
@@ -46,7 +46,7 @@ LOSS = LossConfig()
 FAINT, STRONG = 0.8, 2.4  # amplitudes of textures; the noise of a pixel is 0.5
 VISIBLE, LAG = 3, 2  # AUs that show, and frames by which the others are late
 BATCH, EPOCHS, GRAPH_EPOCHS = 4, 4, 20  # a batch's clips
-RATES = {"stral": 5e-3, "sat_net": 1e-3, "cnn_lstm": 1e-3}  # Adam's
+RATES = {"attention_cnn": 1e-3, "stral": 5e-3, "sat_net": 1e-3, "cnn_lstm": 1e-3}  # Adam's
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,11 @@ def compare_patch(fold: Fold, seed: int) -> Logits:
     pooling = build("stral", fold[0], seed, variant="al", **STRAL)
     open_maps(pooling)
     train(pooling, fold[0], fold[0].frames, seed, epochs=EPOCHS, lr=RATES["stral"])
-    models = {"global pooling": pooling, "attention": fit("stral", fold, seed, variant="al", **STRAL)}
+    models = {
+        "CNN, global pooling": fit("attention_cnn", fold, seed, pooling="7x7", attention=False),
+        "STRAL al, maps at 1": pooling,
+        "STRAL al": fit("stral", fold, seed, variant="al", **STRAL),
+    }
     return {name: predict(model, fold[1].frames) for name, model in models.items()}
 
 

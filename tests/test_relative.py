@@ -23,7 +23,7 @@ from aupipe.schema import ConfigError
 
 KINDS = ("clip", "running")
 B, T, BLACK = 2, 7, 2  # the first sequence's frame BLACK has no face, nor has the second's first
-EMBEDDINGS = {"backbone": "resnet18", "random": True, "kernel": 1}
+EMBEDDINGS = {"backbone": "attention_cnn", "pooling": "7x7", "random": True, "kernel": 1}
 MODELS = {
     "attention_cnn": ("attention_cnn", {"pooling": "7x7", "intensity": True}, 32),
     "attention_cnn on a backbone": (
@@ -166,7 +166,8 @@ def test_a_frame_without_a_face_changes_nothing_for_the_others(case, kind):
     model, frames = move(build(case, kind)), sequences(case)[:1]
     there = [t for t in range(T) if t != BLACK]
     logits = model(frames).logits_BTM[:, there]
-    torch.testing.assert_close(model(frames[:, there]).logits_BTM, logits, rtol=1e-4, atol=1e-5)
+    rounding = 1e-5 * max(1.0, logits.abs().max().item())  # V is large
+    torch.testing.assert_close(model(frames[:, there]).logits_BTM, logits, rtol=1e-4, atol=rounding)
     bright = frames.clone()
     bright[:, BLACK, 0, 3, 3] += 1  # not the same all over: now it counts
     assert not torch.allclose(model(bright).logits_BTM[:, there], logits, atol=1e-3)
@@ -303,7 +304,7 @@ def test_kept_features_say_where_there_is_a_face(shards, tmp_path):
     assert stores["clip"].directory == stores["running"].directory != stores["none"].directory
     spec = ClipSpec(AUS, 20, 20, 1, "face112", 64, 1)
     kept = stores["clip"].read(plan_clips(shards, ["F001"], spec), np.array([0, 1]), spec, 1)
-    assert kept.shape == (2, 20, 512 + 1)
+    assert kept.shape == (2, 20, 256 + 1)
     np.testing.assert_array_equal(kept[..., -1], np.tile(np.arange(20) != 3, (2, 1)))
 
 

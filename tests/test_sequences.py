@@ -138,7 +138,7 @@ REGISTERED = [
 RELATIVE = [
     ("attention_cnn", {"pooling": "7x7"}, 0, 32),
     ("drml", {"size": 66, "hidden": [16], "init": "default"}, 0, 66),
-    ("arl_like", {"c": 1}, 0, 32),
+    ("arl_like", {"c": 1, "init": "default"}, 0, 32),
     ("stral", {"c": 1, "variant": "al"}, 0, 16),
     ("stral", {"c": 1, "temporal_kernel": 3, "graph_layers": 4}, 4, 16),
     ("sat_net", {"variant": "sa_net"}, 0, 32),
@@ -153,13 +153,23 @@ for name, config, future, side in RELATIVE:
     REGISTERED.append((name, config | {"relative": "running"}, None, future, side))
 
 
+@torch.no_grad()
+def see(model, shots):
+    """Fill norms with the statistics of frames, and the weights of differences, which begin at 0."""
+    for norm in model.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.momentum = 1.0
+    model.train()(shots)
+    model.eval()
+    for parameter in model.relative.parameters():
+        nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+
+
 @pytest.mark.parametrize(("name", "config", "past", "future", "side"), REGISTERED)
 def test_every_temporal_model_reads_any_length_in_any_parts(name, config, past, future, side):
     torch.manual_seed(0)
     model = build_model(name, config, stral_models.AUS, stral_models.statistics()).eval()
     model = stral_models.settle(model) if name == "stral" else model
-    for parameter in model.relative.parameters() if model.relative is not None else ():
-        nn.init.normal_(parameter)  # they begin at 0
     assert (model.past, model.future) == (past, future)
     assert is_temporal(model)
     T = 3 + 2 * (future or past or 5)
@@ -167,6 +177,9 @@ def test_every_temporal_model_reads_any_length_in_any_parts(name, config, past, 
         2 * torch.rand(1, T, 3, side, side, generator=torch.Generator().manual_seed(1))
         + torch.arange(T).view(T, 1, 1, 1) % 5
     )
+    if config.get("relative"):  # norms that have just seen frames amplify rounding: in double precision there is less
+        model, shots = model.double(), shots.double()
+        see(model, shots)
     with torch.no_grad():
         whole, first = model(shots), model(shots[:, :1])
         kept = model(model.features(shots))

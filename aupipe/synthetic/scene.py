@@ -23,7 +23,7 @@ from aupipe.synthetic.render import Actor, Pose, pose_head, prepare_actor, proje
 from aupipe.synthetic.rig import AUS, activate
 
 _FPS = 25.0
-SHEET_COLUMNS: tuple[tuple[int, ...], ...] = ((), (1, 2), (4,), (6, 12), (9,), (10,), (15, 17), (24,), (25, 26))
+SHEET_COLUMNS: tuple[tuple[int, ...], ...] = ((), (1, 2), (4,), (6, 12, 25), (9,), (10,), (15, 17), (24,), (25, 26))
 
 
 @dataclass(frozen=True, slots=True)
