@@ -6,9 +6,12 @@ registered model is a pyfunc without any pickle: safetensors, JSON and three lin
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +43,29 @@ def tracking_uri() -> str:
 
 def start_run(corpus: str, name: str, params: dict[str, Any], tags: dict[str, str], resume: str | None = None) -> str:
     """Start a run in the corpus's experiment, or go on with `resume` if it is still there; return its id."""
-    client = MlflowClient(tracking_uri())
-    if resume is not None and _set_status(client, resume, "RUNNING"):
-        return resume
-    run = client.create_run(_experiment(client, f"aupipe-{corpus}"), run_name=name)
+    with _alone(tracking_uri()):
+        client = MlflowClient(tracking_uri())
+        if resume is not None and _set_status(client, resume, "RUNNING"):
+            return resume
+        experiment = _experiment(client, f"aupipe-{corpus}")
+    run = client.create_run(experiment, run_name=name)
     client.log_batch(
         run.info.run_id,
         params=[Param(key, str(value)) for key, value in _flatten(params)],
         tags=[RunTag(key, value) for key, value in tags.items()],
     )
     return run.info.run_id
+
+
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One process at a time: two that find no SQLite file would both make its tables, and one would fail."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    with Path(uri.removeprefix("sqlite:///") + ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def log_epoch(uri: str, run_id: str, record: dict[str, Any]) -> None:

@@ -108,7 +108,7 @@ def test_dropout_is_for_training_alone():
         ({"hidden": []}, "at least one hidden layer"),
         ({"hidden": [8, 0]}, "hidden widths"),
         ({"dropout": 1.0}, "below 1, not 1.0"),
-        ({"init": "xavier"}, "known are caffe, default"),
+        ({"init": "xavier"}, "known are caffe, he, default"),
         ({"width": 3}, "unknown"),
     ],
 )
@@ -120,3 +120,14 @@ def test_options_that_cannot_be_are_named(options, reason):
 def test_frames_of_another_size_are_refused():
     with pytest.raises(ConfigError, match=r"66×66 pixels, not 64×66; set model\.size"):
         small()(torch.zeros(1, 1, 3, 64, 66))
+
+
+def test_he_keeps_what_frames_differ_by_and_torchs_own_does_not():
+    """There is no norm after the region layer, so torch's own start shrinks the difference of two frames layer by layer."""
+    frames = torch.randn(32, 1, 3, 82, 82, generator=torch.Generator().manual_seed(0))
+    spread = {}
+    for init in ("default", "he"):
+        torch.manual_seed(0)
+        spread[init] = small(size=82, init=init, dropout=0.0)(frames).logits_BTM.std(0).mean().item()
+    assert 0.1 < spread["he"] < 3
+    assert spread["default"] < spread["he"] / 5

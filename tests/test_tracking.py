@@ -206,3 +206,16 @@ def test_headline_figures_are_tags_where_they_are_defined():
     figures = {"f1": 0.51239, "auc": None, "accuracy": 1.0, "aus": [1, 4, 12], "frames": 3}
     assert tracking.figures_as_tags(figures) == {"f1": "0.5124", "accuracy": "1.0000", "aus": "1 4 12"}
     assert NAME == "aupipe-demo-small"
+
+
+def test_two_trainings_may_be_the_first_at_once(tmp_path):
+    """Both find no database, and each would make its tables."""
+    code = "from aupipe import tracking; print(tracking.start_run('demo', 'run', {'seed': 1}, {}))"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    runs = [process.communicate(timeout=120)[0].strip() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len(set(runs)) == 3

@@ -60,8 +60,8 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if recipe.clip.frames == 1 and getattr(config, "relative", "none") != "none":
         raise ConfigError(
-            f"model.relative: {config.relative} reads a face against the other frames of its clip, and clip.frames is 1; set it "
-            "to 8 or so, with a clip.interval that spreads them"
+            f"model.relative: {config.relative} reads a face against the other frames of its clip, and clip.frames is 1; "
+            "set it to 8 or so, with a clip.interval that spreads them"
         )
     if recipe.init is None and getattr(config, "needs_init", False):
         raise ConfigError(

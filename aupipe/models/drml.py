@@ -28,7 +28,8 @@ class Config:
     follow from it.
 
     `init: caffe` are the published fillers, which suit pixels of the published range, −127.5 to 127.5, that `normalise:
-    model` gives; with frames of deviation 1 (`normalise: grey` or `image`) take torch's own, `default`.
+    model` gives. With frames of deviation 1 (`normalise: grey` or `image`) take `he`, which keeps that deviation from layer
+    to layer: there is no norm after the region layer, and under torch's own (`default`) little of it reaches the head.
     """
 
     size: int = 170
@@ -50,8 +51,8 @@ class Config:
             raise ConfigError("DRML needs at least one hidden layer, and positive filters and hidden widths")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"a dropout is a share from 0 to below 1, not {self.dropout}")
-        if self.init not in ("caffe", "default"):
-            raise ConfigError(f"unknown init '{self.init}' of DRML; known are caffe, default")
+        if self.init not in ("caffe", "he", "default"):
+            raise ConfigError(f"unknown init '{self.init}' of DRML; known are caffe, he, default")
 
 
 class PatchLayer(nn.Module):
@@ -101,6 +102,8 @@ class Model(RelativeFrames):
         self.relative = Relative.of(config, len(aus), width)
         if config.init == "caffe":
             self._fill()
+        elif config.init == "he":
+            self._keep_deviation()
 
     def describe(self, frames_BTCHW: Tensor) -> tuple[Tensor, Tensor | None]:
         B, T, _, H, W = frames_BTCHW.shape
@@ -126,3 +129,11 @@ class Model(RelativeFrames):
                 nn.init.normal_(layer.weight, std=0.005 if hidden else 0.01)
                 assert layer.bias is not None
                 nn.init.constant_(layer.bias, float(layer not in (self.first, self.head)))
+
+    @torch.no_grad()
+    def _keep_deviation(self) -> None:
+        for layer in (*self.later, *self.hidden):
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
