@@ -16,7 +16,7 @@ from aupipe.models import build_model, check_config
 from aupipe.models._backbones import TRUNKS
 from aupipe.models._sequences import Stream, infer
 from aupipe.models.embeddings import TemporalMean
-from aupipe.schema import ConfigError, LabelStats
+from aupipe.schema import ConfigError, DataError, LabelStats
 
 STATISTICS = LabelStats.from_json(STATS)
 
@@ -53,6 +53,23 @@ def test_only_the_perceptron_and_the_kernels_learn():
     optimiser.step()
     changed = {name.split(".")[0] for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"norm", "hidden", "head", "smoothing"}
+
+
+def test_trunk_starts_from_any_model_that_has_one():
+    torch.manual_seed(4)
+    other = build_model("sat_net", {"variant": "resnet"}, AUS, STATISTICS)
+    model = build("resnet18")
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.start_from(other.state_dict(), AUS)
+    trunk = {name.split("trunk.")[-1]: tensor for name, tensor in model.state_dict().items() if "trunk." in name}
+    given = other.state_dict()
+    for name, tensor in trunk.items():
+        assert any(key.endswith(name) and torch.equal(tensor, given[key]) for key in given), name
+    assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items() if "trunk." not in name)
+    with pytest.raises(
+        DataError, match=r"^the weights to start from are of another network than PlainBlocks: \S+ is on one"
+    ):
+        build("attention_cnn").start_from(other.state_dict(), AUS)
 
 
 def test_features_can_be_kept():

@@ -27,6 +27,8 @@ class ConvLSTM(nn.Module):
     at first it forgets little (Gers et al. 2000). Raises ConfigError for an even kernel.
     """
 
+    RECOMPUTED = "forward"  # where activations are not to be kept (_recompute.py)
+
     def __init__(self, channels: int, kernel: int = 3) -> None:
         super().__init__()
         if kernel < 1 or kernel % 2 == 0:

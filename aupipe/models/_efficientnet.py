@@ -50,6 +50,8 @@ class MBConv(nn.Module):
     The input is added where the shape stays; in training, an image then skips the block with probability `drop`.
     """
 
+    RECOMPUTED = "forward"  # where activations are not to be kept (_recompute.py)
+
     def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int, drop: float) -> None:
         super().__init__()
         width = inputs * expansion

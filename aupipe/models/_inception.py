@@ -82,6 +82,8 @@ class Mixed(nn.Module):
     there: both read the step before, and are named …a and …b.
     """
 
+    RECOMPUTED = "forward"  # where activations are not to be kept (_recompute.py)
+
     def __init__(self, inputs: int, branches: tuple[Branch, ...], halves: bool = False) -> None:
         super().__init__()
         self.halves = halves

@@ -22,6 +22,8 @@ class RegionLayer(nn.Module):
     Raises ConfigError if `channels` is no multiple of 4 or H or W no multiple of 8.
     """
 
+    RECOMPUTED = "unrectified"  # where activations are not to be kept (_recompute.py)
+
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
         if channels < 4 or channels % 4:

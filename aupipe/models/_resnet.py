@@ -38,6 +38,9 @@ class ResNet(nn.Module):
         self.layer3 = _stage(block, b, 256, blocks[2], stride=2)
         self.layer4 = _stage(block, c, 512, blocks[3], stride=2)
         draw_kaiming(self)
+        for layer in self.modules():
+            if isinstance(layer, Bottleneck):  # begins as its shortcut; fifty layers at random learn far slower
+                nn.init.zeros_(layer.bn3.weight)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         return self.late(self.early(x_NCHW))
@@ -55,6 +58,7 @@ class ResNet(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and the input, or its strided 1×1 projection where the shape changes."""
 
+    RECOMPUTED = "forward"  # where activations are not to be kept (_recompute.py)
     expansion = 1
 
     def __init__(self, inputs: int, width: int, stride: int = 1) -> None:

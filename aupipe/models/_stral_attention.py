@@ -86,6 +86,8 @@ class AttentionBranches(nn.Module):
     for all AUs, fewer launches on a GPU; `loop`, AU by AU, faster on CPUs; `auto`, by where the map lies. All the same sums.
     """
 
+    RECOMPUTED = "_run"  # where activations are not to be kept (_recompute.py)
+
     def __init__(
         self,
         M: int,

@@ -51,6 +51,14 @@ def load_pretrained(module: nn.Module, path: str | None) -> None:
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"the pretrained weights {path} cannot be read ({reason}); {SNIPPET}") from None
+    fill_trunk(module, tensors, f"the pretrained weights {path}", f"; {SNIPPET}")
+
+
+def fill_trunk(module: nn.Module, tensors: Mapping[str, Tensor], source: str, hint: str = "") -> None:
+    """Fill a trunk from all the tensors of a network or of a part of one; see `load_pretrained`.
+
+    `source` is what they are called in the DataError if they are of another network, `hint` what to do about it.
+    """
     own = module.state_dict()
     first = next(iter(own))
     prefixes = [name.removesuffix(first) for name in tensors if name == first or name.endswith(f".{first}")]
@@ -59,8 +67,7 @@ def load_pretrained(module: nn.Module, path: str | None) -> None:
     if odd := _odd_names(own, part):
         kind = type(module).__name__
         raise DataError(
-            f"the pretrained weights {path} are of another network than {kind}: {odd[0]} is on one side only or of another "
-            f"size; {SNIPPET}"
+            f"{source} are of another network than {kind}: {odd[0]} is on one side only or of another size{hint}"
         )
     module.load_state_dict(part, strict=False)
 

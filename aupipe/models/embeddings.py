@@ -10,6 +10,7 @@ and remembers all of it; a kernel's reach is exact. `causal` gives one that look
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,7 @@ from aupipe.facs import AUSet
 from aupipe.models import AUOutput
 from aupipe.models._backbones import POOLS, TRUNKS, Backbone, PlainBlocks, check_backbone
 from aupipe.models._relative import Presence, Relative, Sums, check_relative, reach, split_presence
+from aupipe.models._weights import fill_trunk
 from aupipe.schema import ConfigError, LabelStats
 
 
@@ -27,7 +29,7 @@ from aupipe.schema import ConfigError, LabelStats
 class Config:
     """`backbone` is a ResNet (18, 34, 50), inception_v3, efficientnet_b0, or attention_cnn: the six blocks of that model,
     with its `pooling`. `weights` is a local file (docs/models.md): published ones, or the model.safetensors of a checkpoint
-    whose model has such a trunk; `random` asks for random ones instead.
+    whose model has such a trunk; `random` asks for random ones instead, of which an init of the recipe leaves nothing.
 
     `kernel` is how many frames are averaged, 1 for none.
     """
@@ -57,6 +59,7 @@ class Model(nn.Module):
     """frames_BTCHW, or features_BTD of `features`, → AUOutput for any T."""
 
     frozen = True  # the part that makes features
+    starts_from_any = True  # model that has such a trunk
 
     def __init__(self, config: Config, aus: AUSet, stats: LabelStats) -> None:
         super().__init__()
@@ -77,6 +80,10 @@ class Model(nn.Module):
     def feature_part(self) -> nn.Module:
         """What makes `features`: they change with its weights and options and with nothing else."""
         return self.backbone if self.relative is None else nn.ModuleList([self.backbone, Presence()])
+
+    def start_from(self, weights: Mapping[str, Tensor], aus: AUSet, au_map: Mapping[int, int] | None = None) -> None:
+        """Take the trunk that another model learned, for whatever AUs. Raises DataError if it has no such trunk."""
+        fill_trunk(self.backbone.trunk, weights, "the weights to start from")
 
     def forward(self, frames_BTCHW: Tensor) -> AUOutput:
         return self.read(self.accumulate(frames_BTCHW if frames_BTCHW.ndim == 3 else self.features(frames_BTCHW))[0])
