@@ -1,4 +1,4 @@
-"""Clips are planned, then read: windows of sessions as rows of a small table, then JPEG bytes, then batches.
+"""Clips are planned, then read: windows of sessions as rows of a small table, then bytes of faces, then batches.
 
 The order of an epoch is a function of (seed, epoch) alone; crop and mirror are a function of (seed, epoch, clip). Both are
 therefore the same for one worker or many, and for every way of carrying the bytes.
@@ -6,30 +6,38 @@ therefore the same for one worker or many, and for every way of carrying the byt
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from aupipe import schema
+from aupipe.codec import THREADS, decode_faces
 from aupipe.config import ALIGN_SIZE, Recipe
 from aupipe.facs import AUSet
+from aupipe.order import Epoch as Epoch
+from aupipe.order import cut_pieces
+from aupipe.order import epoch_order as epoch_order
+from aupipe.order import rank_slice as rank_slice
+from aupipe.order import steps_per_epoch as steps_per_epoch
+from aupipe.prefetch import Buffers, prefetch
 from aupipe.schema import Batch, DataError, intensity_array, label_arrays
-from aupipe.shards import load_index, read_window
+from aupipe.shards import load_index, read_rows, read_window
 
+_NAME = pa.dictionary(pa.int32(), pa.string())  # the text of 10⁷ paths would be a gigabyte, and overflow at 2³¹ bytes
 PLAN = pa.schema(
     [
         ("clip", pa.int64()),  # the row's own number: what a crop or a mirror flag is drawn for
-        ("subject", pa.string()),
-        ("path", pa.string()),  # of the shard, for read_window
+        ("subject", _NAME),
+        ("path", _NAME),  # of the shard, for read_window
         ("start", pa.int32()),  # row of the first frame
         ("frames", pa.int32()),  # rows of the session in this clip; the rest, up to T, repeats the last one, masked
     ]
@@ -59,15 +67,6 @@ class ClipSpec:
         return cls(aus, clip.frames, clip.stride, clip.interval, face.align, face.crop, batch, asked)
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """Which pass over a plan: training passes are shuffled, cropped at random and mirrored by (seed, number)."""
-
-    train: bool
-    seed: int = 0
-    number: int = 0
-
-
 def plan_clips(shards: Path, subjects: Iterable[str], spec: ClipSpec, *, train: bool = False) -> pa.Table:
     """Windows over every contiguous run of frames of these subjects, in the order of the index.
 
@@ -90,7 +89,7 @@ def plan_clips(shards: Path, subjects: Iterable[str], spec: ClipSpec, *, train: 
         what = "codes no intensity (AUxx_r) of these subjects"
         raise DataError(f"{shards} {what}; set loss.intensity to 0 and model.intensity to false")
     session_N = pa.array(np.repeat(np.arange(len(own)), [len(w[0]) for w in windows]))
-    names = [pa.array([session[name] for session in own]).take(session_N) for name in ("subject", "path")]
+    names = [pa.array([session[name] for session in own]).cast(_NAME).take(session_N) for name in ("subject", "path")]
     return pa.table([np.arange(len(starts)), *names, starts, frames], schema=PLAN)
 
 
@@ -141,55 +140,67 @@ def plan_runs(plan: pa.Table, shards: Path, frames: int) -> pa.Table:
     return pa.table([list(range(len(rows))), *columns], schema=PLAN.append(pa.field("ends", pa.bool_())))
 
 
-def epoch_order(clips: int, epoch: Epoch, batch: int) -> NDArray[np.int64]:
-    """Rows of the plan in the order of an epoch. Training wraps around, so that the last step is full on every rank."""
-    if not epoch.train:
-        return np.arange(clips)
-    order = np.random.default_rng([epoch.seed, epoch.number]).permutation(clips)
-    return np.resize(order, -(-clips // batch) * batch)
-
-
-def rank_slice(order: NDArray[np.int64], batch: int, rank: int, world: int) -> NDArray[np.int64]:
-    """This rank's share: the `rank`-th part of every global batch, so that a step sees the same clips for any world.
-
-    Raises DataError if the batch cannot be split evenly.
-    """
-    if batch % world:
-        raise DataError(f"a batch of {batch} clips cannot be split over {world} workers; give a multiple of {world}")
-    return order[np.arange(len(order)) % batch // (batch // world) == rank]
-
-
-def steps_per_epoch(plan: pa.Table, batch: int) -> int:
-    """Optimiser steps of one training pass, the same on every rank."""
-    return -(-plan.num_rows // batch)
-
-
 def read_clips(plan: pa.Table, shards: Path, spec: ClipSpec, epoch: Epoch, *, faces: bool = True) -> pa.Table:
-    """Rows of the plan → the same rows with `faces` (T JPEGs, null where there is none) and `labels` (T·M, NaN = masked);
+    """Rows of the plan → the same rows with `faces` (T of them, null where there is none) and `labels` (T·M, NaN = masked);
     with `intensities`, like the labels, if the spec asks for them, and without faces where they are not wanted.
     """
-    codes = (*spec.aus.columns, *(spec.aus.intensity_columns if spec.intensity else ()))
-    columns = [*([spec.align] if faces else []), "status", *codes]
-    interval = spec.interval if epoch.train else 1
-    frames = plan["frames"].to_numpy()
-    places = zip(plan["path"].to_pylist(), plan["start"].to_pylist(), frames.tolist(), strict=True)
-    table = pa.concat_tables([read_window(shards, path, start, count, interval, columns) for path, start, count in places])
+    frames_B = plan["frames"].to_numpy()
+    steps_BT = window_steps(frames_B, spec) * (spec.interval if epoch.train else 1)
+    filler_BT = np.arange(spec.frames) >= frames_B[:, None]
+    columns = [*([spec.align] if faces else []), "status", *label_columns(spec)]
+    table, rows_BT = _read_once(plan, steps_BT, shards, columns)
+    if faces:
+        plan = plan.append_column("faces", _as_lists(_pick(table[spec.align], rows_BT, filler_BT), spec.frames))
+    for name, values_NM in label_values(table, spec).items():
+        values_BTM = values_NM[rows_BT]
+        values_BTM[filler_BT] = np.nan
+        plan = plan.append_column(name, _as_lists(pa.array(values_BTM.ravel()), spec.frames * len(spec.aus)))
+    return plan
+
+
+def _read_once(
+    plan: pa.Table, steps_BT: NDArray[np.integer], shards: Path, columns: list[str]
+) -> tuple[pa.Table, NDArray[np.int64]]:
+    """All rows that the clips touch, every shard opened and every row group read once; and where each frame's row is."""
+    path_B = plan["path"].combine_chunks().dictionary_encode()
+    rows_BT = plan["start"].to_numpy()[:, None] + steps_BT
+    place_BT = np.empty(rows_BT.shape, np.int64)
+    tables, done = [], 0
+    for number, path in enumerate(path_B.dictionary.to_pylist()):
+        own = path_B.indices.to_numpy() == number
+        rows_N, within = np.unique(rows_BT[own], return_inverse=True)
+        tables.append(read_rows(shards, path, rows_N, columns))
+        place_BT[own] = done + within.reshape(-1, rows_BT.shape[1])
+        done += len(rows_N)
+    return pa.concat_tables(tables), place_BT
+
+
+def _pick(column: pa.ChunkedArray, rows_BT: NDArray[np.integer], filler_BT: NDArray[np.bool_]) -> pa.Array:
+    """The faces of clips, one after the other, null where one only fills its clip."""
+    rows_N = rows_BT[~filler_BT]
+    starts = np.flatnonzero(np.diff(rows_N, prepend=-2) != 1)
+    if filler_BT.any() or len(rows_N) < 8 * len(starts):
+        return column.take(pa.array(rows_BT.ravel(), mask=filler_BT.ravel())).combine_chunks()
+    # Long stretches are copied once, as a whole.
+    stretches = zip(rows_N[starts].tolist(), np.diff(starts, append=len(rows_N)).tolist(), strict=True)
+    return pa.concat_arrays(chunk for first, count in stretches for chunk in column.slice(first, count).chunks)
+
+
+def label_columns(spec: ClipSpec) -> tuple[str, ...]:
+    """The columns of a shard that a clip's labels are made of."""
+    return (*spec.aus.columns, *(spec.aus.intensity_columns if spec.intensity else ()))
+
+
+def label_values(table: pa.Table, spec: ClipSpec) -> dict[str, NDArray[np.float32]]:
+    """`labels` and, if asked for, `intensities` of rows of a shard, (N, M), NaN where not coded or without a face."""
     labels, mask = label_arrays(table, spec.aus)
     values = {"labels": np.where(mask, labels, np.float32(np.nan))}
     if spec.intensity:
         values["intensities"] = intensity_array(table, spec.aus)
     ok = pc.equal(table["status"], schema.OK).to_numpy()
-    rows_BT = (np.cumsum(frames) - frames)[:, None] + window_steps(frames, spec)
-    step = np.arange(spec.frames)
-    if faces:
-        jpegs = table[spec.align].combine_chunks().take(pa.array(rows_BT.ravel()))
-        plan = plan.append_column("faces", _as_lists(jpegs, spec.frames))
-    for name, values_NM in values.items():
+    for values_NM in values.values():
         values_NM[~ok] = np.nan
-        values_BTM = values_NM[rows_BT]
-        values_BTM[step >= frames[:, None]] = np.nan
-        plan = plan.append_column(name, _as_lists(pa.array(values_BTM.ravel()), spec.frames * len(spec.aus)))
-    return plan
+    return values
 
 
 def window_steps(frames_B: NDArray[np.integer], spec: ClipSpec) -> NDArray[np.integer]:
@@ -202,50 +213,45 @@ def _as_lists(values: pa.Array, size: int) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(range(0, len(values) + 1, size), pa.int32()), values)
 
 
-def _as_array(lists: pa.ChunkedArray, *shape: int) -> NDArray[np.float32]:
-    return np.stack(lists.to_pylist()).astype(np.float32).reshape(shape)
+def _flat(lists: pa.ChunkedArray) -> pa.Array:
+    """The values of all lists of a column, one after the other."""
+    parts = [chunk.flatten() for chunk in lists.chunks]
+    return parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
 
 
-def decode_clips(clips: pa.Table, spec: ClipSpec, epoch: Epoch, pool: ThreadPoolExecutor | None = None) -> Batch:
-    """JPEG bytes → a batch of whole aligned faces, with each clip's crop offset and mirror flag drawn.
+def decode_clips(
+    clips: pa.Table, spec: ClipSpec, epoch: Epoch, pool: ThreadPoolExecutor | None = None, buffers: Buffers | None = None
+) -> Batch:
+    """Faces as bytes → a batch of whole aligned faces, with each clip's crop offset and mirror flag drawn.
 
     A frame without a face is zeros; its labels are masked already. Decoding releases the interpreter, so threads help.
     """
     size = ALIGN_SIZE[spec.align]
-    frames = np.zeros((clips.num_rows, spec.frames, size, size, 3), np.uint8)
-    paths, counts = clips["path"].to_pylist(), clips["frames"].to_pylist()
-    jobs = [
-        (jpeg, frames[b, t], paths[b])
-        for b, faces in enumerate(clips["faces"])
-        for t, jpeg in enumerate(itertools.islice(faces, counts[b]))
-    ]
-    for _ in (pool.map if pool else map)(_decode_into, jobs):
-        pass
-    for clip, count in zip(frames, counts, strict=True):
+    frames = (buffers or Buffers()).empty(clips.num_rows, spec.frames, size, size, 3)
+    decode_faces(_flat(clips["faces"]), frames.reshape(-1, size, size, 3), clips["path"].to_pylist(), pool)
+    for clip, count in zip(frames, clips["frames"].to_pylist(), strict=True):
         clip[count:] = clip[count - 1]
-    return make_batch(clips, spec, epoch, frames)
+    return make_batch(clips, spec, epoch, frames, clip_values(clips))
 
 
-def make_batch(clips: pa.Table, spec: ClipSpec, epoch: Epoch, frames: NDArray[np.uint8]) -> Batch:
-    """The batch of clips whose frames_BTHWC are known, with what is drawn for each of them."""
-    B, T, M = clips.num_rows, spec.frames, len(spec.aus)
-    labels = _as_array(clips["labels"], B, T, M)
-    intensity = _as_array(clips["intensities"], B, T, M) if spec.intensity else None
+def clip_values(clips: pa.Table) -> dict[str, NDArray[np.float32]]:
+    """`labels` and, if they are there, `intensities` of clips that were read, for `make_batch`."""
+    return {name: _flat(clips[name]).to_numpy() for name in ("labels", "intensities") if name in clips.column_names}
+
+
+def make_batch(plan: pa.Table, spec: ClipSpec, epoch: Epoch, frames: Any, values: dict[str, NDArray[np.float32]]) -> Batch:
+    """The batch of clips whose frames_BTHWC are known, with what is drawn for each of them.
+
+    values: `labels` and perhaps `intensities` of all the clips' frames, NaN = masked, as `label_values` names them.
+    """
+    shape = (plan.num_rows, spec.frames, len(spec.aus))
+    labels = values["labels"].reshape(shape)
+    intensity = values["intensities"].reshape(shape) if spec.intensity else None
     mask = ~np.isnan(labels)
-    number = clips["clip"].to_numpy()
+    number = plan["clip"].to_numpy()
     crop, mirror, seed = draw_crops(number, ALIGN_SIZE[spec.align] - spec.crop, epoch)
-    real = np.arange(T) < clips["frames"].to_numpy()[:, None]
-    return Batch(frames, np.where(mask, labels, 0), mask, crop, mirror, seed, number, real, intensity)
-
-
-def _decode_into(job: tuple[pa.BinaryScalar, NDArray[np.uint8], str]) -> None:
-    jpeg, target, path = job
-    if jpeg.is_valid:
-        data = np.frombuffer(jpeg.as_buffer(), np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
-        if image is None or image.shape != target.shape:
-            raise DataError(f"the shard {path} holds a face that is no JPEG of its size; run `dvc repro shards` to mend it")
-        target[:] = image
+    real = np.arange(spec.frames) < plan["frames"].to_numpy()[:, None]
+    return Batch(frames, np.where(mask, labels, np.float32(0)), mask, crop, mirror, seed, number, real, intensity)
 
 
 def draw_crops(
@@ -277,24 +283,26 @@ def clip_batches(
     `start` skips that many steps.
     """
     this = Epoch(train, seed, epoch)
-
-    def load(part: pa.Table) -> Batch:
-        return decode_clips(read_clips(part, shards, spec, this), spec, this, pool)
-
-    with ThreadPoolExecutor(2) as pool:
-        yield from load_ahead(plan, spec.batch, this, load, rank=rank, world=world, start=start)
+    with ThreadPoolExecutor(THREADS) as pool:
+        read = partial(read_clips, shards=shards, spec=spec, epoch=this)
+        make = partial(decode_clips, spec=spec, epoch=this, pool=pool, buffers=Buffers())
+        yield from load_ahead(plan, spec, this, read, make, rank=rank, world=world, start=start)
 
 
 def load_ahead(
-    plan: pa.Table, batch: int, epoch: Epoch, load: Callable[[pa.Table], Batch], *, rank: int, world: int, start: int
+    plan: pa.Table,
+    spec: ClipSpec,
+    epoch: Epoch,
+    read: Callable[[pa.Table], pa.Table],
+    make: Callable[[pa.Table], Batch],
+    *,
+    rank: int,
+    world: int,
+    start: int,
 ) -> Iterator[Batch]:
-    """`load` of each of this rank's parts of a pass, in order; one thread reads ahead while the caller computes."""
-    size = batch // world
-    order = rank_slice(epoch_order(plan.num_rows, epoch, batch), batch, rank, world)[start * size :]
-    parts = (plan.take(pa.array(order[i : i + size])) for i in range(0, len(order), size))
-    with ThreadPoolExecutor(1) as ahead:
-        waiting = [ahead.submit(load, part) for part in itertools.islice(parts, 2)]
-        while waiting:
-            loaded = waiting.pop(0).result()
-            waiting += [ahead.submit(load, part) for part in itertools.islice(parts, 1)]
-            yield loaded
+    """This rank's steps of a pass, in order: pieces of the plan are read on one thread, batches made of them on another."""
+    size = spec.batch // world
+    pieces = cut_pieces(plan, spec, epoch, rank=rank, world=world, start=start)
+    with closing(prefetch(map(read, pieces), 1)) as tables:
+        parts = (table.slice(first, size) for table in tables for first in range(0, table.num_rows, size))
+        yield from prefetch(map(make, parts), 2)

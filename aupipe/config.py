@@ -31,6 +31,7 @@ from aupipe.values import nearest
 from aupipe.values import to_json as to_json
 
 PACKAGE = Path(__file__).parent
+CODECS = ("jpeg", "raw")  # how aligned faces lie in a shard
 LANDMARKS = ("blazemesh", "blazemesh-tiles", "blazemesh-litert", "supplied", "prealigned")  # or package.module:Class
 
 
@@ -90,12 +91,14 @@ class Corpus:
     package.module:Class; supplied with the corpus, and found where they are missing; or prealigned, where the images are
     faces already and are only brought to size. `frames`: whose labels count, those of all
     "coded" frames (as in ME-GraphAU's lists), or only of those with "landmarks" among the supplied ones (JAA-Net's lists).
+    `codec`: aligned faces as "jpeg", or "raw": seven times the space, and nothing to decode.
     """
 
     layout: str
     aus: str | tuple[int, ...]
     landmarks: str = "blazemesh"
     align: tuple[str, ...] = ("face200",)
+    codec: str = "jpeg"
     jpeg_quality: int = 95
     max_bad_fraction: float = 0.05
     licence: str = ""
@@ -112,6 +115,8 @@ class Corpus:
         if self.landmarks not in LANDMARKS and ":" not in self.landmarks:
             known = ", ".join(LANDMARKS)
             raise ConfigError(f"unknown source of landmarks '{self.landmarks}'; known are {known} and package.module:Class")
+        if self.codec not in CODECS:
+            raise ConfigError(f"unknown codec '{self.codec}' of a corpus; known are {', '.join(CODECS)}")
         if self.frames not in ("coded", "landmarks"):
             raise ConfigError(f"unknown set of frames '{self.frames}' of a corpus; known are coded, landmarks")
         for option, beside in (("landmarks", "landmarks"), ("mask_lost", "frames")):

@@ -29,6 +29,7 @@ from aupipe.clips import (
     ClipSpec,
     Epoch,
     clip_batches,
+    clip_values,
     draw_crops,
     load_ahead,
     make_batch,
@@ -192,13 +193,13 @@ def feature_batches(
 ) -> Iterator[Batch]:
     """The batches of `clips.clip_batches`, in the same order with the same labels, with features instead of frames."""
     this = Epoch(train, seed, epoch)
-    load = partial(_load, store=store, shards=shards, spec=spec, epoch=this)
-    yield from load_ahead(plan, spec.batch, this, load, rank=rank, world=world, start=start)
+    read = partial(read_clips, shards=shards, spec=spec, epoch=this, faces=False)
+    make = partial(_make, store=store, spec=spec, epoch=this)
+    yield from load_ahead(plan, spec, this, read, make, rank=rank, world=world, start=start)
 
 
-def _load(part: pa.Table, *, store: FeatureStore, shards: Path, spec: ClipSpec, epoch: Epoch) -> Batch:
-    clips = read_clips(part, shards, spec, epoch, faces=False)
-    variants = pick_variants(part["clip"].to_numpy(), epoch, store.crops)
-    features = store.read(part, variants, spec, spec.interval if epoch.train else 1)
+def _make(clips: pa.Table, *, store: FeatureStore, spec: ClipSpec, epoch: Epoch) -> Batch:
+    variants = pick_variants(clips["clip"].to_numpy(), epoch, store.crops)
+    features = store.read(clips, variants, spec, spec.interval if epoch.train else 1)
     pixels: NDArray[Any] = np.zeros((*features.shape[:2], 0, 0, 3), np.uint8)
-    return replace(make_batch(clips, spec, epoch, pixels), features_BTMD=features)
+    return replace(make_batch(clips, spec, epoch, pixels, clip_values(clips)), features_BTMD=features)

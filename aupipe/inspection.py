@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from aupipe import __version__, census, schema, shards
 from aupipe.census import Labels, list_stretches, nan_labels
+from aupipe.codec import encode_jpeg, read_jpeg
 from aupipe.config import ALIGN_SIZE, PACKAGE
 from aupipe.facs import ACTION_UNITS, AUSet
 from aupipe.folds import label_stats
@@ -122,7 +123,8 @@ class FaceReader:
     def image(self, subject: str, session: str, row: int) -> str | None:
         """The aligned face of a row, or None where there is none."""
         table = shards.read_window(self.folder, self.found[subject, session][0], row, 1, 1, [self.align])
-        return (jpeg := table[self.align][0].as_py()) and _data_uri(jpeg)
+        face = table[self.align][0].as_py()
+        return face and _data_uri(read_jpeg(face, ALIGN_SIZE[self.align]))
 
 
 def choose_people(seed: int, subjects: int) -> list[int]:
@@ -150,7 +152,7 @@ def render_sheet(card: dict[str, Any]) -> dict[str, Any]:
     body = sheet[len(sheet) - height * len(people) :]  # below the captions, which the page sets itself
     columns = []
     for combination, strip in zip(SHEET_COLUMNS, np.split(body, len(SHEET_COLUMNS), 1), strict=True):
-        tiles = [_data_uri(shards.encode_jpeg(tile, 88)) for tile in np.split(strip, len(people))]
+        tiles = [_data_uri(encode_jpeg(tile, 88)) for tile in np.split(strip, len(people))]
         columns.append(("AU " + "\u2009+\u2009".join(map(str, combination)) if combination else "neutral", tiles))
     return {"people": [name_subject(subject) for subject in people], "columns": columns}
 

@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from aupipe.codec import decode_face
+from aupipe.config import ALIGN_SIZE
 from aupipe.folds import Fold, check_sides
 from aupipe.schema import DataError
 from aupipe.shards import load_index, read_window
@@ -91,13 +93,12 @@ def _pick_rows(runs: list[list[int]], count: int) -> list[int]:
 
 def _read_small(shards: Path, path: str, row: int, align: str) -> NDArray[np.float32] | None:
     """A small grey face as a vector of mean 0 and length 1; None for a blank one."""
-    jpeg = read_window(shards, path, row, 1, 1, [align])[align][0]
-    if not jpeg.is_valid:
-        return None
-    image: Any = cv2.imdecode(np.frombuffer(jpeg.as_buffer(), np.uint8), cv2.IMREAD_GRAYSCALE)
+    face = read_window(shards, path, row, 1, 1, [align])[align][0]
+    image = decode_face(face.as_buffer(), ALIGN_SIZE[align]) if face.is_valid else None
     if image is None:
         return None
-    small = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
+    grey: Any = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
     small -= small.mean()
     return None if small.std() < _FLAT else small / np.linalg.norm(small)
 

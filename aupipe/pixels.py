@@ -24,7 +24,8 @@ _DARKEST = 0.05  # added to an image's deviation, so that a black frame stays fi
 
 def read_frames(batch: Batch, model: nn.Module, spec: InputSpec, device: str, *, train: bool) -> Tensor:
     """A batch's faces as frames_BTCHW: the clip's crop and mirror or, in training on request, its augmentation."""
-    whole = torch.from_numpy(batch.frames_BTHWC).to(device)
+    faces = batch.frames_BTHWC
+    whole = (faces if isinstance(faces, Tensor) else torch.from_numpy(faces)).to(device, non_blocking=True)
     if train and spec.augment == "strong":
         frames = augment(read_channels(whole, spec.normalise), torch.from_numpy(batch.seed_B), spec.crop)
         # A frame without a face stays black, as in prediction: noise and covers would make something of it.

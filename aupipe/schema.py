@@ -119,7 +119,8 @@ def predictions_schema(aus: AUSet) -> pa.Schema:
 class Batch:
     """Clips as they travel to the device: whole aligned faces, uint8, with the crop still to be taken there.
 
-    frames_BTHWC uint8 RGB · labels_BTM float32 (0 where masked) · mask_BTM bool · crop_B2 int (top, left) ·
+    frames_BTHWC uint8 RGB, a tensor where it is pinned or on the device already · labels_BTM float32 (0 where masked) ·
+    mask_BTM bool · crop_B2 int (top, left) ·
     mirror_B bool · seed_B what further random changes are drawn from · clip_B the row of the clip plan · real_BT bool,
     False for frames that only fill a short clip · features_BTMD float32, computed once, instead of frames, which then have
     no pixels · intensity_BTM float32 0–5, NaN where not coded, None unless asked for.

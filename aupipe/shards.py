@@ -1,4 +1,4 @@
-"""Session shards: one Parquet file per session with aligned faces as JPEG, labels, status and the warp of each face.
+"""Session shards: one Parquet file per session with aligned faces, labels, status and the warp of each face.
 
 Every frame of the manifest gets its row, whatever becomes of it. Finished sessions carry a key in a sidecar file, so that
 an interrupted build goes on where it was and gives the same bytes in the end; the index is written last. The shards may lie
@@ -7,6 +7,7 @@ in a store (see `storage`); index and sidecars are in the checkout in any case.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -23,10 +24,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from aupipe import schema, storage
 from aupipe.align import AlignedFace, align, resize_face
 from aupipe.archives import file_of
+from aupipe.codec import encode_face
+from aupipe.codec import encode_jpeg as encode_jpeg
 from aupipe.config import ALIGN_SIZE, Corpus, code, fingerprint
 from aupipe.faces import PREALIGNED, FaceReader, Found, identify
 from aupipe.images import Picture
@@ -90,8 +94,8 @@ def build(
     """
     landmarker = identify(corpus.landmarks)
     base = fingerprint(
-        [corpus.aus, corpus.align, corpus.jpeg_quality, landmarker["name"], landmarker["fingerprint"]],
-        code("shards", "faces", "align", "landmarks", "blazemesh", "video", "images", "archives"),
+        [corpus.aus, corpus.align, corpus.codec, corpus.jpeg_quality, landmarker["name"], landmarker["fingerprint"]],
+        code("shards", "codec", "faces", "align", "landmarks", "blazemesh", "video", "images", "archives"),
     )
     files = dict(zip(inventory["path"].to_pylist(), zip_columns(inventory, "size", "mtime_ns"), strict=True))
     tasks = {task.target: task for task in _tasks(manifest, files, raw, out, corpus, base, store)}
@@ -111,6 +115,7 @@ def build(
         **({} if store is None else {"store": store}),
         "aus": list(corpus.au_set),
         "align": list(corpus.align),
+        "codec": corpus.codec,
         "landmarker": landmarker,
         "sessions": [entries[target] for target in tasks],
     }
@@ -151,7 +156,7 @@ def build_session(task: SessionTask) -> tuple[str, dict[str, Any]]:
 def _write_shard(task: SessionTask, path: Path) -> dict[str, Any]:
     layout = schema.shard_schema(task.corpus.au_set, task.corpus.align)
     seen: list[dict[str, Any]] = []
-    # JPEG bytes do not compress further, and statistics or dictionaries over them only cost.
+    # JPEG bytes do not compress further, and statistics or dictionaries over them only cost; raw ones are to be read fast.
     options: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
     write_stream(_session_parts(task, layout, seen), layout, path, **options)
     return _entry(task, seen) | {"bytes": path.stat().st_size, "sha256": _sha256(path)}
@@ -191,17 +196,9 @@ def _face_row(picture: Picture, found: Found | None, task: SessionTask) -> dict[
 def _encode(faces: dict[str, AlignedFace], task: SessionTask) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, face in faces.items():
-        row[name] = encode_jpeg(face.image, task.corpus.jpeg_quality)
+        row[name] = encode_face(face.image, task.corpus.codec, task.corpus.jpeg_quality)
         row[f"{name}_warp"] = face.warp.astype(np.float32).ravel()
     return row
-
-
-def encode_jpeg(image_HWC: np.ndarray, quality: int) -> bytes:
-    """RGB uint8 → JPEG bytes."""
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise DataError(f"an image of shape {image_HWC.shape} could not be encoded as JPEG")
-    return data.tobytes()
 
 
 def _entry(task: SessionTask, seen: list[dict[str, Any]]) -> dict[str, Any]:
@@ -326,7 +323,9 @@ def _sha256(path: Path) -> str:
 
 
 def _remove_strangers(out: Path, targets: Collection[Path], store: str | None) -> None:
-    """Shards of sessions that the manifest no longer has; only files that carry our sidecar are touched."""
+    """Shards of sessions that the manifest no longer has, if they carry our sidecar; and what a kill left half written."""
+    for left in out.rglob(".*.tmp"):
+        left.unlink(missing_ok=True)
     for sidecar in out.glob("*/*.key"):
         if sidecar.with_suffix("") not in targets:
             _remove_shard(sidecar, store)
@@ -359,16 +358,32 @@ def _check_budget(index: dict[str, Any], budget: float, out: Path) -> None:
 
 
 def read_window(shards: Path, path: str, start: int, count: int, interval: int, columns: list[str]) -> pa.Table:
-    """`count` rows of a shard, `interval` apart from row `start`; only the row groups that hold them are read.
+    """`count` rows of a shard, `interval` apart from row `start`; see `read_rows`."""
+    return read_rows(shards, path, start + interval * np.arange(count), columns)
+
+
+def read_rows(shards: Path, path: str, rows_N: NDArray[np.integer], columns: list[str]) -> pa.Table:
+    """Rows of a shard, given in ascending order; each row group that holds some of them is read once, the others never.
 
     path: of a session in `load_index(shards)`. Raises DataError for a shard that is absent, damaged or out of reach.
     """
+    groups, group_N = np.unique(rows_N // schema.ROW_GROUP, return_inverse=True)
     try:
-        file = storage.open_parquet(path) if storage.is_address(path) else pq.ParquetFile(inside(shards, path))
-        stop = start + (count - 1) * interval + 1
-        groups = range(start // schema.ROW_GROUP, -(-stop // schema.ROW_GROUP))
-        table = file.read_row_groups(list(groups), columns=columns, use_threads=False)
+        file = storage.open_parquet(path) if storage.is_address(path) else _open_local(inside(shards, path))
+        table = file.read_row_groups(groups.tolist(), columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"the shard {path} cannot be read ({error}); run `dvc repro shards` to make it anew") from None
-    first = start - groups.start * schema.ROW_GROUP
-    return table.take(pa.array(range(first, first + stop - start, interval)))
+    place_N = group_N * schema.ROW_GROUP + rows_N % schema.ROW_GROUP
+    if place_N[-1] - place_N[0] + 1 == len(place_N):
+        return table.slice(place_N[0], len(place_N))  # without copying a face
+    return table.take(pa.array(place_N))
+
+
+def _open_local(path: Path) -> pq.ParquetFile:
+    status = path.stat()
+    return pq.ParquetFile(path, metadata=_read_footer(path, status.st_size, status.st_mtime_ns, status.st_ino))
+
+
+@functools.lru_cache(maxsize=256)  # reading a footer takes as long as reading a row group
+def _read_footer(path: Path, *written: int) -> pq.FileMetaData:
+    return pq.read_metadata(path)

@@ -1,7 +1,7 @@
 """Ray Data: clips streamed to a training worker, and sessions mapped over all cores and nodes.
 
-Rows of the clip plan travel, then JPEG bytes, one row per clip, so no clip depends on a block boundary; the worker decodes
-in its collate function on threads. Order, crops and mirrors are those of `clips`, byte for byte.
+Rows of the clip plan travel, then bytes of faces, one row per clip, so no clip depends on a block boundary; the worker
+decodes them on threads of its own. Order, crops and mirrors are those of `clips`, byte for byte.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +25,27 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # a report wa
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data.collate_fn import ArrowBatchCollateFn
+from ray.data.read_api import from_blocks
 
-from aupipe.clips import ClipSpec, Epoch, decode_clips, epoch_order, rank_slice, read_clips
+from aupipe.clips import ClipSpec, decode_clips, read_clips
+from aupipe.codec import THREADS
+from aupipe.order import Epoch, cut_pieces
+from aupipe.prefetch import Buffers, prefetch
 from aupipe.schema import Batch, DataError
 
 OBJECT_STORE_BYTES = 1 << 30  # plans and JPEGs in flight; Ray's own default takes 30 % of the memory
 # Reading Parquet mostly waits, so its tasks reserve no CPU: Ray Data shares what the workers leave out by whole CPUs, and
 # on two cores a half for each of two ranks is none for either.
 READ_TASKS = 2  # at a time, for each rank
-STEPS_PER_TASK = 4  # a task's own cost is then small beside its reading
+TASK_FRAMES = 1024  # read by one task: 18 MB as JPEG at 200 pixels, so that a task's own cost is small beside its reading
 IN_FLIGHT = 3  # sessions per CPU: one runs, the others wait for it, so that no core does
 
 
 def connect() -> None:
     """Join the cluster at RAY_ADDRESS, or start a Ray of this process's own; nothing if it runs already."""
     if not ray.is_initialized():
-        local = {} if os.environ.get("RAY_ADDRESS") else {"object_store_memory": OBJECT_STORE_BYTES}
+        # "local": without it, Ray would look for whatever cluster this machine has, and join it.
+        local = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "object_store_memory": OBJECT_STORE_BYTES}
         ray.init(logging_level="warning", log_to_driver=True, **local)
     # A line for every pass over the data, and the news that its progress bar is off, drown what a person reads.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -63,13 +68,13 @@ def map_sessions(function: Callable[[Any], Any], tasks: list[Any]) -> Iterator[A
     cancelled. Raises DataError if a worker dies.
     """
     connect()
-    run = ray.remote(num_cpus=1, max_retries=2)(function)
-    rest = iter(tasks)
+    run = ray.remote(num_cpus=1, max_retries=2)(_work_in)
+    folder, rest = os.getcwd(), iter(tasks)
     waiting: list[Any] = []
     try:
         while True:
             room = max(1, int(IN_FLIGHT * cpus())) - len(waiting)
-            waiting += [run.remote(task) for task in itertools.islice(rest, max(0, room))]
+            waiting += [run.remote(folder, function, task) for task in itertools.islice(rest, max(0, room))]
             if not waiting:
                 return
             done, waiting = ray.wait(waiting, num_returns=1)
@@ -83,6 +88,15 @@ def map_sessions(function: Callable[[Any], Any], tasks: list[Any]) -> Iterator[A
     finally:
         for task in waiting:
             ray.cancel(task)
+
+
+def _work_in(folder: str, function: Callable[[Any], Any], task: Any) -> Any:
+    """`function(task)` in the caller's folder, so that relative paths mean the same; a worker's own is one of Ray's."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise DataError(f"a node of the cluster has no {folder} ({error}); work in a folder that all nodes share") from None
+    return function(task)
 
 
 def clip_stream(
@@ -101,20 +115,23 @@ def clip_stream(
 
     `start` skips that many steps. Every rank gets the same number of training steps.
     """
-    this, size = Epoch(train, seed, epoch), spec.batch // world
-    order = rank_slice(epoch_order(plan.num_rows, this, spec.batch), spec.batch, rank, world)[start * size :]
-    if not len(order):
+    this = Epoch(train, seed, epoch)
+    pieces = list(cut_pieces(plan, spec, this, rank=rank, world=world, start=start, frames=TASK_FRAMES))
+    if not pieces:
         return
-    blocks = -(-len(order) // (size * STEPS_PER_TASK))
-    clips = ray.data.from_arrow(plan.take(pa.array(order)), override_num_blocks=blocks).map_batches(
+    # Not from_arrow: it looks at each table in a task that wants a whole CPU, which a small cluster may never have free.
+    clips = from_blocks(pieces).map_batches(
         _read,
         fn_kwargs={"shards": Path(shards).resolve(), "spec": spec, "epoch": this},
         batch_format="pyarrow",
         batch_size=None,
         num_cpus=0,
-        compute=ray.data.TaskPoolStrategy(READ_TASKS),
+        compute=ray.data.TaskPoolStrategy(min(READ_TASKS, len(pieces))),
     )
-    yield from clips.iter_torch_batches(batch_size=size, prefetch_batches=2, collate_fn=_Decode(spec, this), device="cpu")
+    tables = iter(clips.iter_batches(batch_size=spec.batch // world, batch_format="pyarrow", prefetch_batches=1))
+    with ThreadPoolExecutor(THREADS) as pool:
+        decode = partial(_decode, spec=spec, epoch=this, pool=pool, buffers=Buffers())
+        yield from prefetch(map(decode, tables), 2)
 
 
 def _read(plan: pa.Table, shards: Path, spec: ClipSpec, epoch: Epoch) -> pa.Table:
@@ -130,15 +147,7 @@ def _read(plan: pa.Table, shards: Path, spec: ClipSpec, epoch: Epoch) -> pa.Tabl
     return clips.append_column("problem", pa.array([problem] * plan.num_rows, pa.string()))
 
 
-class _Decode(ArrowBatchCollateFn):
-    """Clips as JPEG → a Batch of uint8 arrays, decoded on threads of the consuming worker."""
-
-    def __init__(self, spec: ClipSpec, epoch: Epoch) -> None:
-        super().__init__()
-        self.spec, self.epoch = spec, epoch
-        self.pool = ThreadPoolExecutor(2)
-
-    def __call__(self, batch: pa.Table) -> Batch:
-        if problems := batch["problem"].drop_null().to_pylist():
-            raise DataError(problems[0])
-        return decode_clips(batch, self.spec, self.epoch, self.pool)
+def _decode(batch: pa.Table, spec: ClipSpec, epoch: Epoch, pool: ThreadPoolExecutor, buffers: Buffers) -> Batch:
+    if problems := batch["problem"].drop_null().to_pylist():
+        raise DataError(problems[0])
+    return decode_clips(batch, spec, epoch, pool, buffers)

@@ -18,10 +18,8 @@ from aupipe.clips import (
     Epoch,
     clip_batches,
     draw_crops,
-    epoch_order,
     plan_clips,
     plan_runs,
-    rank_slice,
     read_clips,
     steps_per_epoch,
 )
@@ -124,42 +122,6 @@ def test_spec_is_what_the_recipe_says():
     assert ClipSpec.of(recipe, AUS, 9) == ClipSpec(AUS, 5, 3, 2, "face112", 64, 9)
     recipe = make_recipe(model={"name": "attention_cnn", "intensity": True}, loss={"intensity": 0.1})
     assert ClipSpec.of(recipe, AUS, 9).intensity
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    clips=st.integers(1, 90), share=st.integers(1, 5), world=st.integers(1, 4), number=st.integers(0, 9), train=st.booleans()
-)
-def test_ranks_share_every_global_batch(clips, share, world, number, train):
-    batch = share * world
-    order = epoch_order(clips, Epoch(train, 5, number), batch)
-    if train:
-        assert len(order) % batch == 0, "every rank has the same number of full steps"
-        assert len(order) < clips + batch
-    else:
-        assert order.tolist() == list(range(clips))
-    assert set(order.tolist()) == set(range(clips))
-    parts = [rank_slice(order, batch, rank, world) for rank in range(world)]
-    for step in range(-(-len(order) // batch)):
-        own = [clip for part in parts for clip in part[step * share : (step + 1) * share].tolist()]
-        assert own == order[step * batch : (step + 1) * batch].tolist()
-    assert sum(map(len, parts)) == len(order)
-
-
-def test_order_is_a_function_of_seed_and_epoch_alone():
-    orders = {(s, n): tuple(epoch_order(50, Epoch(True, s, n), 10).tolist()) for s in range(3) for n in range(3)}
-    assert len(set(orders.values())) == 9
-    np.random.default_rng().random(3)
-    np.random.seed(1)
-    assert all(tuple(epoch_order(50, Epoch(True, s, n), 10).tolist()) == order for (s, n), order in orders.items())
-    assert orders[0, 0] == tuple(epoch_order(50, Epoch(True, 0, 0), 5).tolist()), "nor does the batch count"
-
-
-def test_batch_that_cannot_be_split_is_an_error(shards):
-    with pytest.raises(DataError, match="batch of 4 clips cannot be split over 3 workers"):
-        rank_slice(np.arange(8), 4, 0, 3)
-    with pytest.raises(DataError, match="multiple of 3"):
-        next(clip_batches(plan_clips(shards, ["F001"], SPEC), shards, SPEC, train=False, world=3))
 
 
 def test_crops_and_mirrors_are_drawn_per_clip():

@@ -9,12 +9,12 @@ from safetensors.numpy import load_file
 from aupipe import features, loop
 from aupipe.checkpoint import save_checkpoint
 from aupipe.clips import ClipSpec, Epoch, clip_batches, plan_clips
+from aupipe.progress import TIMINGS
 from aupipe.schema import ConfigError, DataError
 
 SGD = {"name": "sgd", "lr": 0.02, "weight_decay": 5e-4}
 CLIP = {"frames": 6, "stride": 6}  # runs of 20 frames: the last window of a val session is short
 INPUT = {"align": "face112", "crop": 96, "resize": 32}
-TIMINGS = ("seconds", "frames_per_s")
 
 
 def relational(crops=3, epochs=2, **changes):

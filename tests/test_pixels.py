@@ -44,6 +44,12 @@ def test_crop_and_mirror_are_taken_as_drawn(batch):
             np.testing.assert_allclose(frames[b, t].permute(1, 2, 0).numpy(), expected, atol=1e-5)
 
 
+def test_faces_that_are_a_tensor_already_are_read_alike(batch):
+    model, spec = make_model(), InputSpec(align="face112", crop=96)
+    there = replace(batch, frames_BTHWC=torch.from_numpy(batch.frames_BTHWC))
+    assert torch.equal(*(pixels.read_frames(one, model, spec, "cpu", train=True) for one in (batch, there)))
+
+
 @pytest.mark.parametrize("kind", ["image", "grey"])
 def test_an_image_is_normalised_by_itself(kind):
     images = faces(4)

@@ -1,12 +1,14 @@
 """stream.py: Ray carries the very batches that one process would read, and runs sessions anywhere."""
 
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from conftest import AUS, write_shards
 
-from aupipe import stream
+from aupipe import order, stream
 from aupipe.clips import ClipSpec, clip_batches, plan_clips
 from aupipe.schema import Batch, DataError
 
@@ -43,6 +45,55 @@ def test_intensities_are_streamed_too(shards):
     together = np.concatenate([batch.intensity_BTM for batch in ours])
     assert np.isfinite(together).any()
     assert np.isnan(together).any()
+
+
+def test_ranks_step_together_whatever_the_blocks(shards, monkeypatch):
+    """Ray's shuffle buffer made 8, 8, 8, 6, 8, 2 out of 40 rows in blocks of 30 and 10, and five steps out of one block:
+    two ranks then wait for each other for ever (ray-project/ray#66085). The same blocks, ours.
+    """
+    spec = dataclasses.replace(SPEC, stride=1, batch=16)
+    plan = plan_clips(shards, ["F001", "F002", "F003"], spec, train=True).slice(0, 80)
+    barrier = threading.Barrier(2, timeout=120)
+
+    def work(rank, task_frames):
+        monkeypatch.setattr(stream, "TASK_FRAMES", task_frames)
+        batches = stream.clip_stream(plan, shards, spec, train=True, seed=2, rank=rank, world=2)
+        first = next(batches)  # the blocks are cut now
+
+        def go_on():
+            sizes = []
+            for batch in (first, *batches):
+                barrier.wait()  # as an all-reduce would
+                sizes.append(len(batch.clip_B))
+            return sizes
+
+        return go_on
+
+    ranks = [work(0, 90), work(1, 1000)]
+    with ThreadPoolExecutor(2) as pool:
+        sizes = [done.result() for done in [pool.submit(rank) for rank in ranks]]
+    assert sizes == [[8] * 5] * 2
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_single_frames_are_streamed_in_pools(shards, monkeypatch, rank):
+    monkeypatch.setattr(order, "POOL", 64)
+    spec = dataclasses.replace(SPEC, frames=1, stride=1, batch=8)
+    plan = plan_clips(shards, ["F001", "F002", "F003", "F004"], spec, train=True)
+    assert plan.num_rows > 2 * order.POOL
+    options = {"train": True, "seed": 1, "rank": rank, "world": 2, "start": 3}
+    assert_same(*(source(plan, shards, spec, **options) for source in (stream.clip_stream, clip_batches)))
+
+
+def test_a_pass_can_be_left_and_another_begun(shards):
+    plan = plan_clips(shards, ["F001", "F002"], SPEC, train=True)
+    before = {thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")}
+    for _ in range(2):
+        batches = stream.clip_stream(plan, shards, SPEC, train=True, seed=5)
+        next(batches)
+        batches.close()
+    assert {thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")} <= before
+    assert len(list(stream.clip_stream(plan, shards, SPEC, train=True, seed=5))) > 1
 
 
 def test_rank_without_clips_gets_none(shards):
@@ -91,7 +142,7 @@ class FakeRay:
         patch.setattr(stream.ray, "cancel", self.cancelled.append)
         return self
 
-    def submit(self, task):
+    def submit(self, folder, function, task):
         self.flying.append(task)
         self.most.append(len(self.flying))
         return task
