@@ -29,6 +29,7 @@ from aupipe.schema import ConfigError, DataError, LabelStats
 logger = logging.getLogger(__name__)
 
 WEIGHTS, DESCRIPTION, STATE, STATE_DESCRIPTION = "model.safetensors", "checkpoint.json", "state.safetensors", "state.json"
+RANKS = "ranks.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +58,10 @@ class Description:
 
 
 def save_checkpoint(directory: Path, model: nn.Module, description: Description) -> None:
-    """Write a checkpoint; the directory appears whole or not at all, and replaces an older one."""
+    """Write a checkpoint; the directory appears whole or not at all, and replaces an older one.
+
+    Raises DataError where it cannot be written; the older one is then still there.
+    """
     with _new_directory(directory) as temporary:
         _write_model(temporary, model, description)
 
@@ -82,9 +86,16 @@ def load_description(directory: Path) -> Description:
 
 
 def save_state(
-    directory: Path, model: nn.Module, description: Description, optimiser: torch.optim.Optimizer, progress: dict[str, Any]
+    directory: Path,
+    model: nn.Module,
+    description: Description,
+    optimiser: torch.optim.Optimizer,
+    progress: dict[str, Any],
+    ranks: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """A checkpoint with what training needs to go on: the optimiser's state and JSON-able `progress`."""
+    """A checkpoint with what training needs to go on: the optimiser's state, JSON-able `progress`, and tensors with a row
+    for each of the workers. Written and failing as `save_checkpoint` does.
+    """
     with _new_directory(directory) as temporary:
         _write_model(temporary, model, description)
         state = optimiser.state_dict()
@@ -95,14 +106,20 @@ def save_state(
             if value is not None  # SGD without momentum keeps a None
         }
         save_file(tensors, temporary / STATE)
+        save_file({name: tensor.contiguous() for name, tensor in (ranks or {}).items()}, temporary / RANKS)
         text = json.dumps({"param_groups": to_json(state["param_groups"]), "progress": progress})
         (temporary / STATE_DESCRIPTION).write_text(text, encoding="utf-8")
 
 
 def load_progress(directory: Path) -> dict[str, Any] | None:
-    """The `progress` of a state directory, None where there is no state."""
-    path = directory / STATE_DESCRIPTION
-    return json.loads(path.read_text(encoding="utf-8"))["progress"] if path.exists() else None
+    """The `progress` of a state directory, None where there is no state. Raises DataError for a damaged one."""
+    path = newest(directory) / STATE_DESCRIPTION
+    return _read_state(path)["progress"] if path.exists() else None
+
+
+def load_ranks(directory: Path) -> dict[str, Tensor]:
+    """The tensors of a state directory that have a row for each worker."""
+    return _read_tensors(newest(directory) / RANKS)
 
 
 def load_weights(directory: Path, model: nn.Module) -> None:
@@ -120,7 +137,7 @@ def start_from(directory: Path, model: nn.Module, description: Description, au_m
     """
     origin = load_description(directory)
     name, other = description.model["name"], origin.model["name"]
-    if name != other:
+    if name != other and not getattr(model, "starts_from_any", False):
         raise DataError(f"{directory} holds a model {other}, from which {name} cannot start; name another recipe in init")
     weights = _read_tensors(directory / WEIGHTS)
     if hasattr(model, "start_from"):
@@ -140,33 +157,92 @@ def start_from(directory: Path, model: nn.Module, description: Description, au_m
 
 def load_optimiser(directory: Path, optimiser: torch.optim.Optimizer) -> None:
     """Put the saved state into an optimiser over the same parameters."""
-    groups = json.loads((directory / STATE_DESCRIPTION).read_text(encoding="utf-8"))["param_groups"]
+    groups = _read_state(directory / STATE_DESCRIPTION)["param_groups"]
     state: dict[int, dict[str, Any]] = {}
-    for key, tensor in load_file(directory / STATE).items():
+    for key, tensor in _read_tensors(directory / STATE).items():
         parameter, name = key.split(".", 1)
         state.setdefault(int(parameter), {})[name] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
+def newest(directory: Path) -> Path:
+    """Where the newest whole content of a directory is that this file writes; it is elsewhere only after a kill."""
+    return next((p for p in (_sibling(directory, "new"), directory, _sibling(directory, "old")) if p.exists()), directory)
+
+
+def settle(directory: Path) -> None:
+    """End what a killed process left half done: the newest whole content takes its place, everything else goes.
+
+    Only for the one process that writes there.
+    """
+    new, old = _sibling(directory, "new"), _sibling(directory, "old")
+    if new.exists():
+        _take_place(new, directory, old)
+    elif old.exists() and not directory.exists():
+        os.replace(old, directory)
+    for left in (old, *directory.parent.glob(f".{directory.name}.*.tmp")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 class _new_directory:
-    """Context manager: fill a neighbour of `directory`, which takes its place when the block ends without an error."""
+    """Context manager: fill a neighbour of `directory`, which takes its place when the block ends without an error.
+
+    A directory cannot replace a filled one in one step. So the new one is first named .<name>.new, whole and on the disk;
+    then the old one makes room as .<name>.old; then the new one takes its name. Killed at any point, `newest` finds it.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+        self.temporary = _sibling(directory, f"{os.getpid()}.tmp")
 
     def __enter__(self) -> Path:
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        self.temporary.mkdir(parents=True)
+        try:
+            settle(self.directory)
+            self.temporary.mkdir(parents=True)
+        except OSError as error:
+            raise self._refusal(error) from None
         return self.temporary
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            # A directory cannot replace a filled one in one step; a reader sees the old one, none, or the new one.
-            shutil.rmtree(self.directory, ignore_errors=True)
-            os.replace(self.temporary, self.directory)
-        else:
-            shutil.rmtree(self.temporary, ignore_errors=True)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        try:
+            if kind is None:
+                for path in (*self.temporary.iterdir(), self.temporary):
+                    _flush(path)
+                new, old = _sibling(self.directory, "new"), _sibling(self.directory, "old")
+                os.replace(self.temporary, new)
+                _take_place(new, self.directory, old)
+                return
+        except OSError as problem:
+            error = problem
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        if isinstance(error, OSError | SafetensorError):  # the latter is what safetensors makes of a full disk
+            raise self._refusal(error) from None
+
+    def _refusal(self, error: Exception) -> DataError:
+        reason = " ".join(str(error).split())[:200]
+        return DataError(f"cannot write {self.directory} ({reason}); make room or mend it and run the same command again")
+
+
+def _sibling(directory: Path, kind: str) -> Path:
+    return directory.with_name(f".{directory.name}.{kind}")
+
+
+def _take_place(new: Path, directory: Path, old: Path) -> None:
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        os.replace(directory, old)
+    os.replace(new, directory)
+    _flush(directory.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Have a file or the names in a directory on the disk, so that they outlive the machine too."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _write_model(directory: Path, model: nn.Module, description: Description) -> None:
@@ -186,6 +262,14 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise _refusal(path, error) from None
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {key: state[key] for key in ("param_groups", "progress")}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"the state {path} is damaged ({error}); delete {path.parent} to begin anew") from None
 
 
 def _refusal(path: Path, error: Exception) -> DataError:

@@ -115,6 +115,7 @@ class PhaseConfig:
 
     `crops`, for a model whose feature part is frozen: its features are computed once, for so many crops of every session,
     the central one first, and each clip of an epoch draws one of them; 0 computes them anew from frames at every step.
+    `patience` ends the phase after so many epochs without a better mean F1 on `val`; 0 never does.
     """
 
     name: str
@@ -122,12 +123,15 @@ class PhaseConfig:
     batch: int
     optimiser: OptimiserConfig
     crops: int = 0
+    patience: int = 0
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch) < 1:
             raise ConfigError(f"phase '{self.name}' needs at least one epoch and one clip per batch")
         if self.crops < 0:
             raise ConfigError(f"phase '{self.name}' has crops ≥ 0, not {self.crops}")
+        if self.patience < 0:
+            raise ConfigError(f"phase '{self.name}' has a patience of epochs ≥ 0, not {self.patience}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,7 +159,7 @@ class Recipe:
     `expected` is the mean F1 that the paper prints, as printed, by corpus. `micro_batch` clips at a time go through the
     model, 0 for all of a worker's at once, and their gradients add up to those of the whole batch: less memory, but
     BatchNorm's statistics are of so many clips, and so is, where labels are missing, an AU's mean. `compile` runs the model
-    through torch.compile.
+    through torch.compile; `recompute` computes what its blocks hold again in the backward pass, and keeps it no longer.
     """
 
     model: dict[str, Any]
@@ -167,6 +171,7 @@ class Recipe:
     precision: str = "fp32"
     micro_batch: int = 0
     compile: bool = False
+    recompute: bool = False
     paper: str = ""
     section: str = ""
     expected: dict[str, float] = field(default_factory=dict)

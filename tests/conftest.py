@@ -98,6 +98,7 @@ def make_training(shards: Path, directory: Path, recipe: Any = None, **changes: 
         "train_plan": plan_clips(shards, ["F001", "F002", "F003", "F004"], spec, train=True),
         "val_plan": plan_clips(shards, ["F005"], spec),
         "seed": 3,
+        "level": "stream",  # so that a test's own source of batches is asked
     }
     return Training(**values | changes)
 

@@ -7,10 +7,19 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import describe, make_recipe
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from aupipe import checkpoint
-from aupipe.checkpoint import load_checkpoint, load_optimiser, load_progress, load_weights, save_checkpoint, save_state
+from aupipe.checkpoint import (
+    load_checkpoint,
+    load_optimiser,
+    load_progress,
+    load_weights,
+    save_checkpoint,
+    save_state,
+    settle,
+)
 from aupipe.config import OptimiserConfig
 from aupipe.optimisers import make_optimiser
 from aupipe.schema import ConfigError, DataError
@@ -142,20 +151,81 @@ def test_no_state_is_no_progress(saved):
     assert load_progress(saved / "absent") is None
 
 
-def test_failed_write_leaves_the_old_checkpoint_and_nothing_else(saved, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [OSError("No space left on device"), SafetensorError("I/O error: No space left on device")]
+)
+def test_failed_write_leaves_the_old_checkpoint_and_nothing_else(saved, monkeypatch, error):
     before = {p.name: p.read_bytes() for p in saved.iterdir()}
 
     def fail(tensors, path):
         path.write_bytes(b"half")
-        raise OSError("disk full")
+        raise error
 
     monkeypatch.setattr(checkpoint, "save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match=r"cannot write .*checkpoint \(.*No space left on device\); make room"):
         save_checkpoint(saved, DESCRIPTION.new_model(), DESCRIPTION)
     assert {p.name: p.read_bytes() for p in saved.iterdir()} == before
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match=r"cannot write .*new"):
         save_checkpoint(saved.with_name("new"), DESCRIPTION.new_model(), DESCRIPTION)
     assert [p.name for p in saved.parent.iterdir()] == ["checkpoint"]
+
+
+class KilledError(BaseException):
+    pass
+
+
+def kill_at(call, monkeypatch):
+    """Have this process end, as checkpoint.py sees it, before its `call`-th change of a directory's name or being."""
+    calls = iter(range(100))
+
+    def dying(change):
+        def changing(*given, **how):
+            if next(calls) == call:
+                raise KilledError
+            return change(*given, **how)
+
+        return changing
+
+    monkeypatch.setattr(checkpoint.os, "replace", dying(checkpoint.os.replace))
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", dying(checkpoint.shutil.rmtree))
+
+
+def test_killed_at_any_point_of_a_save_one_whole_state_is_found(model, tmp_path, monkeypatch):
+    optimiser = make_optimiser(OptimiserConfig(name="adam", lr=0.001), model)
+    last, found = tmp_path / "last", []
+    for call in range(20):
+        save_state(last, model, DESCRIPTION, optimiser, {"save": "old"})
+        with monkeypatch.context() as patch:
+            kill_at(call, patch)
+            try:
+                save_state(last, model, DESCRIPTION, optimiser, {"save": "new"})
+            except KilledError:
+                found.append(load_progress(last)["save"])
+        settle(last)
+        assert [p.name for p in tmp_path.iterdir()] == ["last"], "nothing else stays"
+        assert load_progress(last)["save"] == (found[-1] if len(found) == call + 1 else "new")
+        assert sorted(p.name for p in last.iterdir()) == sorted(
+            [checkpoint.WEIGHTS, checkpoint.DESCRIPTION, checkpoint.STATE, checkpoint.STATE_DESCRIPTION, checkpoint.RANKS]
+        )
+        if len(found) <= call:
+            break
+    assert found == ["old"] * found.count("old") + ["new"] * found.count("new"), "new from some point on, and then always"
+    assert min(found.count("old"), found.count("new")) >= 2
+
+
+def test_the_next_save_removes_what_a_killed_one_left(saved):
+    (saved.parent / ".checkpoint.12345.tmp").mkdir()
+    (saved.parent / ".checkpoint.12345.tmp" / "model.safetensors").write_bytes(b"half")
+    save_checkpoint(saved, DESCRIPTION.new_model(), DESCRIPTION)
+    assert [p.name for p in saved.parent.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("text", ['{"progress"', '{"progress": {}}'])
+def test_damaged_state_is_one_sentence(tmp_path, text):
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "state.json").write_text(text)
+    with pytest.raises(DataError, match=r"the state .*last/state.json is damaged.*delete .*last to begin anew"):
+        load_progress(tmp_path / "last")
 
 
 def test_new_checkpoint_takes_the_place_of_the_old_one(saved):
@@ -205,6 +275,10 @@ def test_start_from_another_model_is_refused(saved, tmp_path):
         start(saved, recipe)
     with pytest.raises(DataError, match="is no checkpoint"):
         start(tmp_path / "absent", recipe)
+    # Frozen embeddings are somebody else's: they take any model's trunk.
+    embeddings = make_recipe(model={"name": "embeddings", "backbone": "attention_cnn", "random": True})
+    own = start(saved, embeddings).state_dict()["backbone.trunk.0.weight"]
+    assert torch.equal(own, load_file(saved / "model.safetensors")["extractor.0.weight"])
     (saved / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(DataError, match="missing, damaged or of another model"):
         start(saved, make_recipe())

@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import AUS, make_recipe, make_training
+from conftest import AUS, describe, make_recipe, make_training
 from safetensors.torch import load_file
 
 from aupipe import inference, loop, schema
 from aupipe.checkpoint import load_checkpoint
 from aupipe.clips import ClipSpec, clip_batches, plan_clips
 from aupipe.metrics import Counts
+from aupipe.progress import TIMINGS
 from aupipe.schema import DataError
 
 
@@ -20,7 +21,6 @@ def phase(name, epochs, /, **optimiser):
 
 
 SPARSE = {"frames": 2, "stride": 9}  # few windows: three steps per epoch
-TIMINGS = ("seconds", "frames_per_s")
 
 
 def figures(history):
@@ -89,8 +89,8 @@ def test_records_hold_an_epoch_each_with_the_figures_of_both_sides(uninterrupted
 def test_checkpoint_is_of_the_best_epoch_on_val(shards, tmp_path, monkeypatch):
     scores, run, kept = [None, 0.2, 0.7, 0.7, 0.5], loop.Pass.run, []
 
-    def run_with_score(self, optimiser):
-        record = run(self, optimiser)
+    def run_with_score(self, *given):
+        record = run(self, *given)
         record["val"]["f1"] = scores[self.epoch]
         return record
 
@@ -116,12 +116,14 @@ def test_interrupted_training_ends_like_an_uninterrupted_one(shards, tmp_path, u
         assert_same_weights(tmp_path / name, directory / name)
 
 
-def test_finished_training_is_not_trained_again(shards, tmp_path):
+def test_finished_training_is_not_trained_again(shards, tmp_path, monkeypatch):
     recipe = make_recipe(phases=[phase("train", 1)], clip=SPARSE)
     history = loop.fit(make_training(shards, tmp_path, recipe))
-    before = (tmp_path / "checkpoint" / "model.safetensors").read_bytes()
-    assert loop.fit(make_training(shards, tmp_path, recipe, on_epoch=stop_after(1))) == history
+    before, told = (tmp_path / "checkpoint" / "model.safetensors").read_bytes(), []
+    monkeypatch.setattr(loop.Pass, "run", lambda *_: pytest.fail("it was trained again"))
+    assert loop.fit(make_training(shards, tmp_path, recipe, on_epoch=told.append)) == history
     assert (tmp_path / "checkpoint" / "model.safetensors").read_bytes() == before
+    assert told == history, "in case that it was killed before it told"
 
 
 def test_seed_decides_the_training(shards, tmp_path):
@@ -188,9 +190,9 @@ def test_augmented_training_sees_other_pictures_and_val_does_not(shards, tmp_pat
 
 def test_sums_of_workers_add_up():
     counts = Counts.from_probs([[0.9, 0.1, 0.9]], [[1, 1, 0]], np.ones((1, 3), bool))
-    sums = loop.Sums(counts, {"bce": 3.0, "attention_l1": 1.0}, steps=2, frames=7)
+    sums = loop.Sums(counts, {"bce": 3.0, "attention_l1": 1.0}, clips=2, frames=7)
     total = sums.reduced(lambda array: array * 2)
-    assert (total.steps, total.frames, total.terms) == (4, 14, {"bce": 6.0, "attention_l1": 2.0})
+    assert (total.clips, total.frames, total.terms) == (4, 14, {"bce": 6.0, "attention_l1": 2.0})
     np.testing.assert_array_equal(total.counts.to_array(), 2 * counts.to_array())
     assert total.figures() == sums.figures() == {"loss": 2.0, "bce": 1.5, "attention_l1": 0.5, "f1": 0.5}
     np.testing.assert_array_equal(loop.sum_over_processes(np.array([1.5, 2])), [1.5, 2])
@@ -221,6 +223,55 @@ def test_gradients_of_micro_batches_add_up(shards, tmp_path, batch, size):
     assert any(g.abs().max() > 1e-3 for g in whole.values())
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.fixture(name="group")
+def make_group():
+    """torch's process group of this process alone: DistributedDataParallel exchanges gradients with itself."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_workers_exchange_gradients_once_for_all_micro_batches(shards, tmp_path, batch, group):
+    exchanged = []
+
+    def count(state, bucket):
+        exchanged.append(bucket.is_last())
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    training = make_training(shards, tmp_path, make_recipe(micro_batch=3))
+    steps = []
+    for wrap in (lambda model: model, torch.nn.parallel.DistributedDataParallel):
+        torch.manual_seed(0)
+        model = wrap(training.description.new_model())
+        if hasattr(model, "register_comm_hook"):
+            model.register_comm_hook(None, count)
+        steps.append(loop.Pass(training, loop.Worker(), model, training.recipe.phases[0], 0))
+        steps[-1].differentiate(batch)
+    assert exchanged.count(True) == 1, "of three micro-batches"
+    alone, parallel = ({name: p.grad for name, p in step.bare.named_parameters()} for step in steps)
+    assert all(torch.equal(parallel[name], gradient) for name, gradient in alone.items())
+    exchanged.clear()
+    steps[1].training = replace(training, recipe=replace(training.recipe, micro_batch=0))
+    steps[1].differentiate(batch)
+    assert exchanged.count(True) == 1
+
+
+@pytest.mark.parametrize("model", [{"name": "attention_cnn"}, {"name": "stral", "c": 1, "variant": "al"}])
+def test_norms_of_all_workers_keep_names_and_numbers(model):
+    """What is done to a model on GPUs. Its norms then reach over workers in training alone, so a checkpoint serves both."""
+    torch.manual_seed(0)
+    plain = describe(make_recipe(model=model)).new_model().eval()
+    assert loop.synchronise_norms(plain) is plain, "on a CPU"
+    frames = torch.rand(1, 2, 3, 64, 64)
+    wanted, names = plain(frames).logits_BTM, list(plain.state_dict())
+    synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(plain)
+    assert list(synchronised.state_dict()) == names
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in synchronised.modules())
+    assert torch.equal(synchronised(frames).logits_BTM, wanted)
 
 
 def test_micro_batches_train_and_validate(shards, tmp_path):

@@ -17,6 +17,7 @@ ADAM = OptimiserConfig(name="adam", lr=0.1)
     ("make", "reason"),
     [
         (lambda: PhaseConfig(name="p", epochs=1, batch=1, optimiser=ADAM, crops=-1), "phase 'p' has crops ≥ 0, not -1"),
+        (lambda: PhaseConfig(name="p", epochs=1, batch=1, optimiser=ADAM, patience=-1), "patience of epochs ≥ 0, not -1"),
         (lambda: PhaseConfig(name="p", epochs=0, batch=1, optimiser=ADAM), "at least one epoch and one clip per batch"),
         (lambda: InitConfig(recipe="r", au_map={1: 3}), "unknown AU 3"),
         (lambda: InitConfig(recipe="r", au_map={3: 1}), "unknown AU 3"),
