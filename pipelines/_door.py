@@ -9,20 +9,29 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from aupipe.config import Params, errors_as_sentences, load_params
 
 logger = logging.getLogger("pipelines")
 
 
-def parse(description: str, *names: str, **options: str) -> argparse.Namespace:
-    """Required `--name VALUE` for each of `names`, flags with their help for `options`, and --params and --set."""
+def parse(description: str, *names: str, **options: str | tuple[Any, str]) -> argparse.Namespace:
+    """Required `--name VALUE` for each of `names`, and --params and --set.
+
+    An option with its help alone is a flag; one with (int, help) takes a number, with (choices, help) one of these words.
+    """
     parser = argparse.ArgumentParser(description=description)
     for name in names:
         parser.add_argument(f"--{name}", required=True)
     for name, text in options.items():
-        kind = {"type": int} if name == "workers" else {"action": "store_true"}
-        parser.add_argument(f"--{name}", help=text, **kind)  # type: ignore[arg-type]
+        kind, text = text if isinstance(text, tuple) else (None, text)
+        if kind is None:
+            parser.add_argument(f"--{name}", help=text, action="store_true")
+        elif isinstance(kind, type):
+            parser.add_argument(f"--{name}", help=text, type=kind)
+        else:
+            parser.add_argument(f"--{name}", help=text, choices=kind)
     parser.add_argument("--params", default="params.yaml", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the params")
     return parser.parse_args()

@@ -36,8 +36,8 @@ def main() -> None:
         figures |= {"aus": list(description.aus), "frames_without_face": int((~found).sum()), "subjects": len(fold.test)}
         write_table(table, output / "predictions.parquet")
         write_text(json.dumps(figures, indent=1) + "\n", output / "metrics.json")
-        mlflow_run = read_json(run / "run.json", "train")["mlflow_run"]
-        tracking.log_results(mlflow_run, {k: figures[k] for k in ("f1", "auc", "accuracy", "all_positive", "prior")})
+        tracker = tracking.Tracker.of(run, read_json(run / "run.json", "train"))
+        tracker.results({k: figures[k] for k in ("f1", "auc", "accuracy", "all_positive", "prior")})
         logger.info(
             "%s: mean F1 %s (all positive %s), mean AUC %s",
             output,

@@ -17,7 +17,7 @@ def main() -> None:
     with opened(output):
         first = params(args).experiment.folds[0]
         run = Path(f"runs/{args.corpus}/{args.recipe}/{args.fold}")
-        mlflow_run = read_json(run / "run.json", "train")["mlflow_run"]
+        mlflow_run = tracking.Tracker.of(run, read_json(run / "run.json", "train")).settle()
         results = Path(f"results/{args.corpus}/{args.recipe}/{args.fold}/metrics.json")
         figures = read_json(results, "evaluate")
         name = tracking.model_name(args.corpus, args.recipe)

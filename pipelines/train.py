@@ -1,11 +1,13 @@
 """Recipe, shards and fold → runs/<corpus>/<recipe>/<fold>/: the selected checkpoint and run.json with its history.
 
-A training that was killed goes on after its last finished epoch; one whose inputs changed begins anew. The run that it
+A training that was killed goes on from its newest state; one whose inputs changed begins anew. The run that it
 starts from (init) is trained first, by the same rules, if it is not there: its own stage then finds it finished.
 """
 
 import json
 import shutil
+import uuid
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,17 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from aupipe import __version__, loop, tracking, trainer
-from aupipe.checkpoint import Description
+from aupipe.checkpoint import Description, load_progress
 from aupipe.clips import ClipSpec, plan_clips
 from aupipe.config import Recipe, build, code, fingerprint
 from aupipe.facs import AUSet
 from aupipe.folds import Fold, load_folds, pick_fold
 from aupipe.leaks import check_leaks
+from aupipe.resident import LEVELS
 from aupipe.schema import ConfigError, read_json, write_text
 from aupipe.shards import INDEX, load_index
 from pipelines._door import logger, opened, parse
 
+CODE = ("checkpoint", "clips", "codec", "features", "keeper", "loop", "losses", "optimisers", "order", "pixels", "progress",
+        "training")  # fmt: skip
 WORDS = ("paper", "section", "expected", "cost")  # what a recipe says of itself and no training depends on
+
+Fit = Callable[[loop.Training], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +57,7 @@ class Run:
         recipe = {k: v for k, v in self.resolved["recipe"].items() if k not in WORDS}
         substance = {k: v for k, v in self.resolved.items() if k != "origin"} | {"recipe": recipe}
         origin = None if self.origin is None else self.origin.key
-        files = [self.shards / INDEX, *code("clips", "features", "loop", "losses", "optimisers", "checkpoint", "pixels")]
+        files = [self.shards / INDEX, *code(*CODE)]
         if (weights := self.recipe.model.get("weights")) is not None and Path(weights).is_file():
             files.append(Path(weights))
         return fingerprint([substance, self.fold.to_json(), origin], files)
@@ -61,14 +68,25 @@ def main() -> None:
         __doc__,
         *("recipe", "corpus", "fold"),
         local="train in this process, without Ray",
-        gpu="one GPU for each worker",
-        workers="processes to train with (default 2)",
+        gpu="one GPU for each worker (default where there are GPUs)",
+        cpu="leave the GPUs alone",
+        workers=(int, "processes to train with (default: one for each GPU, or 2)"),
+        level=(LEVELS, "where faces wait for their turn: read anew, decoded in memory, or on the device (default auto)"),
     )
     with opened(Path(f"runs/{args.corpus}/{args.recipe}/{args.fold}")):
         source = Path(f"data/recipes/{args.recipe}.json")
         run = _plan_run(read_json(source, "recipe"), args.corpus, args.fold)
-        fit = loop.fit if args.local else partial(trainer.train, workers=args.workers or 2, gpu=args.gpu)
-        _train(run, fit)
+        _train(run, _pick_fit(args), args.level or "auto")
+
+
+def _pick_fit(args: Namespace) -> Fit:
+    """Who trains, and on what; where neither --gpu nor --cpu is said, what is there."""
+    if args.gpu and args.cpu:
+        raise ConfigError("--gpu and --cpu exclude each other; give one of them, or neither to take what is there")
+    if args.local:
+        device = "cuda" if args.gpu else "cpu" if args.cpu else None
+        return loop.fit if device is None else partial(loop.fit, worker=loop.Worker(device=device))
+    return partial(trainer.train, workers=args.workers, gpu=True if args.gpu else False if args.cpu else None)
 
 
 def _plan_run(resolved: dict[str, Any], corpus: str, fold: str) -> Run:
@@ -84,26 +102,39 @@ def _plan_run(resolved: dict[str, Any], corpus: str, fold: str) -> Run:
     return Run(resolved=resolved, recipe=recipe, corpus=corpus, fold=side, origin=origin)
 
 
-def _train(run: Run, fit: Callable[[loop.Training], list[dict[str, Any]]]) -> None:
+def _train(run: Run, fit: Fit, level: str) -> None:
     """Train what the run starts from, then the run; what is finished already stays."""
     if run.origin is not None:
         with opened(run.origin.output):
-            _train(run.origin, fit)
+            _train(run.origin, fit, level)
     output = run.output
     state = _open_run(output, run.key)
+    tracker = tracking.Tracker(output, state["tracking"]["key"])
     if state.get("finished"):
         logger.info("%s is finished already", output)
+        _tidy(output)
+        tracker.flush()
         return
     check_leaks(run.shards, run.fold)
     title = f"{run.resolved['name']} {run.fold.name}"
-    state["mlflow_run"] = tracking.start_run(run.corpus, title, run.resolved, tracking.lineage(), state.get("mlflow_run"))
     write_text(json.dumps(state), output / "run.json")
-    history = fit(_plan(run, state["mlflow_run"]))
-    tracking.end_run(state["mlflow_run"])
-    write_text(json.dumps(state | {"finished": True, "history": history}, indent=1) + "\n", output / "run.json")
-    shutil.rmtree(output / "last")
+    state["tracking"] = tracker.start(run.corpus, title, run.resolved, tracking.lineage())
+    write_text(json.dumps(state | {"mlflow_run": tracker.run}), output / "run.json")
+    tracker.catch_up((load_progress(output / "last") or {}).get("history", []))
+    with tracker.until_the_end():
+        history = fit(_plan(run, tracker, level))
+        tracker.catch_up(history)
+    state |= {"mlflow_run": tracker.run, "finished": True, "history": history}
+    write_text(json.dumps(state, indent=1) + "\n", output / "run.json")
+    _tidy(output)
     best = max(history, key=lambda record: record["val"]["f1"] or 0)
     logger.info("%s: epoch %d of %d, val F1 %.3f", output, best["epoch"], len(history), best["val"]["f1"] or 0)
+
+
+def _tidy(output: Path) -> None:
+    """Only an unfinished training needs its state."""
+    for state in output.glob("last*"):
+        shutil.rmtree(state)
 
 
 def _open_run(output: Path, key: str) -> dict[str, Any]:
@@ -115,7 +146,7 @@ def _open_run(output: Path, key: str) -> dict[str, Any]:
     if run.get("key") == key:
         return run
     shutil.rmtree(output, ignore_errors=True)
-    return {"key": key}
+    return {"key": key, "tracking": {"key": uuid.uuid4().hex}}
 
 
 def _describe(run: Run) -> Description:
@@ -137,7 +168,7 @@ def _describe(run: Run) -> Description:
     )
 
 
-def _plan(run: Run, mlflow_run: str) -> loop.Training:
+def _plan(run: Run, tracker: tracking.Tracker, level: str) -> loop.Training:
     recipe, fold, description = run.recipe, run.fold, _describe(run)
     spec = ClipSpec.of(recipe, AUSet(description.aus), recipe.phases[0].batch)
     train, val = (plan_clips(run.shards, side, spec, train=side is fold.train) for side in (fold.train, fold.val))
@@ -153,7 +184,9 @@ def _plan(run: Run, mlflow_run: str) -> loop.Training:
         seed=run.resolved["seed"],
         origin=None if first is None or recipe.init is None else loop.Origin(first / "checkpoint", recipe.init.au_map),
         features=None if first is None else first / "features",  # beside the weights, for all that start from them
-        on_epoch=partial(tracking.log_epoch, tracking.tracking_uri(), mlflow_run),
+        on_start=tracker.watch,
+        on_epoch=tracker.epoch,
+        level=level,
     )
 
 
