@@ -16,9 +16,10 @@ PACKAGE = ROOT / "aupipe"
 
 FLOOR_0 = {"facs", "schema", "values", "recipes", "config"}
 LEFT = {"archives", "assets", "storage", "processes", "datasets", "synthetic", "video", "images"}
-LEFT |= {"landmarks", "blazemesh", "faces", "align", "shards", "folds", "leaks", "census", "check", "clips"}
+LEFT |= {"landmarks", "blazemesh", "faces", "align", "shards", "folds", "leaks", "census", "check", "clips", "codec"}
+LEFT |= {"journal", "runlog", "shared", "order", "prefetch"}
 RIGHT = {"models", "losses", "metrics", "optimisers", "pixels"}
-FLOOR_2 = {"loop", "features", "inference", "checkpoint", "predictor"}
+FLOOR_2 = {"loop", "training", "progress", "keeper", "resident", "features", "inference", "checkpoint", "predictor"}
 FLOOR_3 = {"stream", "trainer", "tracking", "report", "figures", "inspection"}
 FLOORS = {**dict.fromkeys(FLOOR_0, 0), **dict.fromkeys(LEFT | RIGHT, 1), **dict.fromkeys(FLOOR_2, 2)}
 FLOORS |= {**dict.fromkeys(FLOOR_3, 3), "cli": 4}
@@ -26,7 +27,7 @@ FLOORS |= {**dict.fromkeys(FLOOR_3, 3), "cli": 4}
 THIRD_PARTY = {
     "numpy": set(FLOORS),
     "pyarrow": set(FLOORS),
-    "cv2": {"images", "align", "blazemesh", "shards", "leaks", "clips", "synthetic"},
+    "cv2": {"images", "align", "blazemesh", "shards", "leaks", "codec", "synthetic"},
     "av": {"video"},
     "ai_edge_litert": {"blazemesh"},
     "h5py": {"datasets", "synthetic"},
@@ -44,7 +45,7 @@ THIRD_PARTY = {
 }
 
 # Adapters carry batches, sums, records and files; they are not looked through. The model's own code is hashed in the recipe.
-ADAPTERS = {"stream", "processes", "storage", "trainer", "tracking", "models"}
+ADAPTERS = {"stream", "resident", "shared", "prefetch", "processes", "storage", "trainer", "tracking", "models"}
 # A stage that depends on a room's product does not depend on what only the making of that product needs.
 PRODUCTS = {"shards": "data/shards", "datasets": "data/manifest", "folds": "data/folds"}
 PINNED = {"assets"}  # how the files are made does not matter: their sha256 does, and it stands in assets.py itself
