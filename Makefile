@@ -13,7 +13,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 export MALLOC_ARENA_MAX ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint format bench head submit env clean
+.PHONY: help setup demo test clusters soak lint format bench head submit env clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,8 +37,11 @@ demo: setup  ## render a corpus, train on it, evaluate, register the model; the 
 test: setup  ## every test, the whole pipeline on a small corpus included
 	python -m pytest
 
+clusters: setup  ## what make test leaves out: killed workers, drivers and nodes, jobs, the commands of infra/; needs quiet cores
+	AUPIPE_CLUSTERS=1 python -m pytest tests/test_chaos.py tests/test_nodes.py tests/test_jobs.py tests/test_infra_commands.py
+
 soak: setup  ## 10,000 fuzzed label files, 12,500 damaged trees, 20 kills on a cluster; make test tries a share of them
-	AUPIPE_SOAK=1 python -m pytest tests/test_fuzz.py tests/test_random_trees.py tests/test_chaos.py
+	AUPIPE_SOAK=1 AUPIPE_CLUSTERS=1 python -m pytest tests/test_fuzz.py tests/test_random_trees.py tests/test_chaos.py
 
 lint: setup  ## style and types
 	ruff check . && ruff format --check . && mypy

@@ -22,6 +22,17 @@ LANDMARKER = {"name": "blazemesh", "fingerprint": "0"}
 STATS = {"rate": [0.4, 0.4, 0.4], "pearson": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], "n": [100, 95, 100]}
 
 
+CLUSTERS = ("test_chaos", "test_infra_commands", "test_jobs", "test_nodes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Clusters and jobs of their own take minutes, and on a busy machine more than Ray waits for its processes."""
+    if not os.environ.get("AUPIPE_CLUSTERS"):
+        for item in items:
+            if item.path.stem in CLUSTERS:
+                item.add_marker(pytest.mark.skip(reason="starts clusters and jobs of its own: make clusters"))
+
+
 def write_shards(folder: Path, subjects: int = 6, sessions: int = 2, frames: int = 20, align: str = "face112") -> Path:
     """Shards of noise in which AU k brightens the k-th third of the picture; frame 3 has no face, frame 5 no AU4 code.
 

@@ -1,6 +1,6 @@
 """Workers, raylets, drivers and whole machines are killed in the middle of the work, which ends as if nothing had happened.
 
-Who is killed and when comes from a seed; moments are counted in steps and sessions done. `make test` kills three times,
+Who is killed and when comes from a seed; moments are counted in steps and sessions done. `make clusters` kills three times,
 `make soak` 20 times.
 """
 
