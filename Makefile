@@ -34,13 +34,13 @@ demo: setup  ## render a corpus, train on it, evaluate, register the model; the 
 	@cat data/registered/*/*/*.json
 	@echo "Next: aupipe predict VIDEO -o out.csv   (after: source $(BIN)/activate)"
 
-test: setup  ## every test, the whole pipeline on a small corpus included
+test: setup  ## the tests, the whole pipeline on a small corpus included; but for those of make clusters
 	python -m pytest
 
 clusters: setup  ## what make test leaves out: killed workers, drivers and nodes, jobs, the commands of infra/; needs quiet cores
 	AUPIPE_CLUSTERS=1 python -m pytest tests/test_chaos.py tests/test_nodes.py tests/test_jobs.py tests/test_infra_commands.py
 
-soak: setup  ## 10,000 fuzzed label files, 12,500 damaged trees, 20 kills on a cluster; make test tries a share of them
+soak: setup  ## 10,000 fuzzed label files, 12,500 damaged trees, 20 kills on a cluster; make test and make clusters try a share
 	AUPIPE_SOAK=1 AUPIPE_CLUSTERS=1 python -m pytest tests/test_fuzz.py tests/test_random_trees.py tests/test_chaos.py
 
 lint: setup  ## style and types
